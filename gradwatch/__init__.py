@@ -1,0 +1,52 @@
+"""gradwatch: the flight recorder and the doctor of a PyTorch training.
+
+    with gradwatch.watch(model, optimizer, log_dir="runs/a") as watcher:
+        ...                     # the training loop stays as it is
+    print(watcher.report())
+
+Importing this package imports no torch: the names below are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gradwatch.core.finding import Cause, Finding, Severity
+    from gradwatch.core.remedy import Prescription
+    from gradwatch.core.report import Report
+    from gradwatch.watcher import Watcher, watch
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Cause": "gradwatch.core.finding",
+    "Finding": "gradwatch.core.finding",
+    "Severity": "gradwatch.core.finding",
+    "Prescription": "gradwatch.core.remedy",
+    "Report": "gradwatch.core.report",
+    "Watcher": "gradwatch.watcher",
+    "watch": "gradwatch.watcher",
+}
+
+__all__ = [
+    "Cause",
+    "Finding",
+    "Prescription",
+    "Report",
+    "Severity",
+    "Watcher",
+    "__version__",
+    "watch",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gradwatch' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

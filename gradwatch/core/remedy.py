@@ -1,0 +1,54 @@
+"""A `Remedy` answers the causes of findings with a change, as code for this model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from gradwatch.core.finding import Finding
+from gradwatch.core.record import Record
+
+
+class CannotPrescribe(Exception):
+    """A remedy does not fit this model; the message says why, to be shown to the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prescription:
+    """A change to make, as code to paste."""
+
+    remedy: str
+    """The remedy's name, as `gradwatch explain` takes it."""
+    title: str
+    """What to do, in one line and as an imperative."""
+    code: str
+    """Python that does it; the names `torch`, `model` and (per step) `optimizer` are in scope."""
+    runnable: bool = True
+    """False when the code must be adapted by hand: the place is no module that can be replaced."""
+    per_step: bool = False
+    """True when it belongs between `backward()` and `optimizer.step()`, else before training."""
+    answers: str = ""
+    """The finding and the cause that it answers: `vanishing-gradient: activation`."""
+
+
+class Remedy(Protocol):
+    """One known cure. A configured one is a frozen dataclass; a file may hold several."""
+
+    @property
+    def name(self) -> str:
+        """Name for the command line: `swap-activation-relu`."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """What it does, as an imperative."""
+        ...
+
+    @property
+    def treats(self) -> frozenset[tuple[str, str]]:
+        """The (finding, cause) pairs it answers: `{("vanishing-gradient", "activation")}`."""
+        ...
+
+    def prescribe(self, finding: Finding, record: Record) -> Prescription:
+        """Return the change for this model; raises `CannotPrescribe` with the reason."""
+        ...

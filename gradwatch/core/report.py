@@ -1,0 +1,133 @@
+"""A `Report`: what is known of a run at one step. Data only; the sinks render it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from gradwatch.core.finding import Detector, Finding, Severity
+from gradwatch.core.history import History, Pulse
+from gradwatch.core.ledger import Ledger, ledger
+from gradwatch.core.progress import Progress, progress
+from gradwatch.core.record import Record
+from gradwatch.core.remedy import CannotPrescribe, Prescription, Remedy
+
+
+@dataclass(frozen=True)
+class Report:
+    """The findings of a run as of its latest step, and what they rest on."""
+
+    model: str
+    """Class name of the model."""
+    step: int
+    """The latest step; -1 before the first."""
+    findings: tuple[Finding, ...] = ()
+    """The worst first."""
+    prescriptions: tuple[Prescription, ...] = ()
+    """Changes to try, in the order of the damage that they answer."""
+    record: Record | None = None
+    """The latest examined step."""
+    pulses: tuple[Pulse, ...] = ()
+    """The pulses since the last report that went to the sinks."""
+    progress: Progress = field(default_factory=lambda: Progress(None, "nothing was seen yet"))
+    notes: tuple[str, ...] = ()
+    """What could not be observed or prescribed, and why."""
+    run_folder: str | None = None
+
+    @property
+    def severity(self) -> Severity | None:
+        """The worst severity; None when there is no finding."""
+        return max((finding.severity for finding in self.findings), default=None)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing worse than a note was found."""
+        return self.severity is None or self.severity < Severity.WARNING
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """Where the gradient's bits go in the latest examined step."""
+        return Ledger() if self.record is None else ledger(self.record)
+
+    @property
+    def verdict(self) -> str:
+        """The one sentence to read."""
+        if self.record is None and self.step < 0:
+            return "Nothing was seen yet: no step was made while watching."
+        if not self.findings:
+            return f"Healthy as of step {self.step}: nothing was found."
+        worst = self.findings[0]
+        return f"{str(worst.severity).capitalize()}: {worst.summary}"
+
+    def finding(self, name: str) -> Finding | None:
+        """Return the finding of that name, if there is one."""
+        return next((finding for finding in self.findings if finding.name == name), None)
+
+    def __str__(self) -> str:
+        # The one place where the waist calls a face: `print(watcher.report())` should show all.
+        from gradwatch.sinks.console import to_text
+
+        return to_text(self)
+
+
+def examine(
+    history: History,
+    detectors: Iterable[Detector],
+    remedies: Iterable[Remedy],
+    *,
+    model: str = "model",
+    pulses: tuple[Pulse, ...] = (),
+    notes: Iterable[str] = (),
+    run_folder: str | None = None,
+) -> Report:
+    """Run the detectors over a history and prescribe for what they find."""
+    findings = sorted(
+        (finding for detector in detectors for finding in detector(history)),
+        key=lambda finding: (-finding.severity, finding.since, finding.name),
+    )
+    record = history.latest
+    prescriptions, unanswered = prescribe(findings, remedies, record)
+    said = dict.fromkeys([*notes, *(record.notes if record else ()), *unanswered])
+    return Report(
+        model,
+        history.last_step,
+        tuple(findings),
+        prescriptions,
+        record,
+        pulses,
+        progress(history),
+        tuple(said),
+        run_folder,
+    )
+
+
+def prescribe(
+    findings: Iterable[Finding], remedies: Iterable[Remedy], record: Record | None
+) -> tuple[tuple[Prescription, ...], tuple[str, ...]]:
+    """Return the changes that answer what is worse than a note, and notes on what has none."""
+    if record is None:
+        return (), ()
+    remedies = tuple(remedies)
+    found: dict[tuple[str, str], Prescription] = {}
+    notes: list[str] = []
+    for finding in findings:
+        if finding.severity >= Severity.WARNING:
+            for made in _prescribe(finding, remedies, record, notes):
+                found.setdefault((made.remedy, made.code), made)
+    return tuple(found.values()), tuple(notes)
+
+
+def _prescribe(
+    finding: Finding, remedies: tuple[Remedy, ...], record: Record, notes: list[str]
+) -> list[Prescription]:
+    found = []
+    for cause in finding.causes:
+        for remedy in remedies:
+            if (finding.name, cause.name) not in remedy.treats:
+                continue
+            try:
+                found.append(remedy.prescribe(finding, record))
+            except CannotPrescribe as reason:
+                notes.append(f"Not prescribed: {remedy.title}, because {reason}.")
+    return found

@@ -1,0 +1,252 @@
+"""Reads one segment of a run folder. Any file of it may be missing, torn or garbage."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradwatch.core.finding import Finding
+from gradwatch.core.history import FIRST_PULSES, LAST_PULSES, Columns, Pulse
+from gradwatch.core.progress import Progress
+from gradwatch.core.record import Record
+from gradwatch.core.runfolder_format import (
+    GAINS,
+    SCHEMA,
+    STATS,
+    Layout,
+    optional_float,
+    pulse_rows,
+    unpack_stats,
+)
+from gradwatch.core.stats import Active
+
+T = TypeVar("T")
+LONGEST_LINE: Final = 64 * 2**20
+"""Bytes; what is longer is not ours (the layout of a model of 100,000 calls has 10 MB)."""
+DAMAGE: Final = (
+    *(ValueError, TypeError, KeyError, IndexError, AttributeError),
+    *(OverflowError, RecursionError, OSError),
+)
+"""What reading arbitrary bytes as ours can raise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One line of the findings."""
+
+    step: int = -1
+    findings: tuple[Finding, ...] = ()
+    progress: Progress | None = None
+    notes: tuple[str, ...] = ()
+
+    @staticmethod
+    def parse(data: Mapping[str, Any]) -> Verdict:
+        """Read what the writer's `add_report` wrote; raises one of `DAMAGE` for anything else."""
+        said = data["progress"]
+        return Verdict(
+            int(data["step"]),
+            tuple(_finding(finding) for finding in data["findings"]),
+            Progress(said["moving"], str(said["text"]), float(said["fall"]), said["diverged"]),
+            tuple(map(str, data["notes"])),
+        )
+
+
+def _finding(data: Mapping[str, Any]) -> Finding:
+    finding = Finding.from_json(data)
+    causes = tuple(
+        replace(cause, bits=optional_float(cause.bits), share=optional_float(cause.share))
+        for cause in finding.causes
+    )
+    numbers = {name: float(value) for name, value in finding.numbers.items()}
+    return replace(finding, causes=causes, numbers=numbers)
+
+
+class Segment:
+    """The exams and verdicts of one writer by step; the rows are read when they are asked for."""
+
+    def __init__(self, header: Path, problems: list[str]) -> None:
+        """Read the header and the lines; raises one of `DAMAGE` when the header is not ours."""
+        data = json.loads(header.read_bytes())
+        if int(data["schema"]) > SCHEMA:
+            raise FutureVersion(header, data)
+        self.model, self.session = str(data["model"]), str(data["session"])
+        self._reasons = tuple(map(str, data["reasons"]))
+        self._stem = header.with_suffix("")
+        self._problems = problems
+        self._layouts: dict[tuple[int, int], Layout] = {}
+        self.records = dict(self._lines(".records.jsonl", lambda line: (int(line["step"]), line)))
+        verdicts = self._lines(".findings.jsonl", Verdict.parse)
+        self.verdicts = {verdict.step: verdict for verdict in verdicts}
+        self._columns = Columns()
+        self._pulse_count = 0
+        if self._file(".pulses.bin").exists():
+            try:
+                self._read_columns()
+            except DAMAGE as damage:
+                self._problem(".columns.json", f"its pulses cannot be read ({damage})")
+
+    @property
+    def first_step(self) -> int | None:
+        """The first step that it tells anything of."""
+        steps = list(self.records)
+        if self._pulse_count:
+            steps.append(self._pulse_step(0))
+        return min(steps, default=None)
+
+    def forget_from(self, step: int) -> None:
+        """Drop what belongs to this step or a later one."""
+        self.records = {s: line for s, line in self.records.items() if s < step}
+        self.verdicts = {s: verdict for s, verdict in self.verdicts.items() if s < step}
+        self._pulse_count = bisect_left(range(self._pulse_count), step, key=self._pulse_step)
+
+    def record(self, step: int) -> Record | None:
+        """Read an exam; None, and a problem, when it is damaged."""
+        try:
+            return self._record(self.records[step])
+        except DAMAGE as damage:
+            self._problem(".records.jsonl", f"the exam of step {step} was skipped ({damage})")
+            return None
+
+    def pulses(self) -> Iterator[Pulse]:
+        """Read as many of the first and of the last pulses as a `History` keeps."""
+        count = self._pulse_count
+        first = min(count, FIRST_PULSES)
+        last = max(first, count - LAST_PULSES)
+        for start, stop in ((0, first), (last, count)):
+            try:
+                rows = self._rows(".pulses.bin", pulse_rows(self._columns), start, stop - start)
+            except DAMAGE as damage:
+                self._problem(".pulses.bin", f"its pulses were skipped ({damage})")
+                return
+            for row in rows:
+                yield Pulse(
+                    int(row["step"]),
+                    self._columns,
+                    row["norms"].astype(np.float32),
+                    row["outputs"].astype(np.float32),
+                    float(row["loss"]),
+                    bool(row["loss_known"]),
+                    float(row["clip_ratio"]),
+                )
+
+    def _record(self, line: Mapping[str, Any]) -> Record:
+        step = int(line["step"])
+        layout = self._layout(*line["layout"])
+        rows = self._rows(".stats.bin", STATS, *line["stats"])
+        gains = self._rows(".gains.bin", GAINS, *line["gains"])
+        if (rows["step"] != step).any() or (gains["step"] != step).any():
+            raise ValueError("its rows belong to another step")
+        stats, active = unpack_stats(rows), self._active(**line["active"])
+        calls = tuple(
+            replace(
+                call,
+                gain=float(row["gain"]) if row["known"] else None,
+                reason=self._reasons[row["reason"]],
+                active=active.get(slot),
+                output=stats["output"].get(slot),
+                grad_output=stats["grad_output"].get(slot),
+            )
+            for slot, (call, row) in enumerate(zip(layout.calls, gains, strict=True))
+        )
+        unreached = frozenset(line["unreached"])
+        parameters = tuple(
+            replace(
+                parameter,
+                reached=slot not in unreached,
+                gradient=stats["gradient"].get(slot),
+                weight=stats["weight"].get(slot),
+                update=stats["update"].get(slot),
+                sample=stats["sample"].get(slot),
+            )
+            for slot, parameter in enumerate(layout.parameters)
+        )
+        return Record(
+            *(step, calls, parameters),
+            *(optional_float(line["loss"]), optional_float(line["clip_ratio"])),
+            *(str(line["read_point"]), tuple(map(str, line["notes"]))),
+        )
+
+    def _layout(self, at: int, length: int) -> Layout:
+        if (at, length) not in self._layouts:
+            self._layouts[at, length] = Layout.parse(self._bytes(".layouts.jsonl", at, length))
+        return self._layouts[at, length]
+
+    def _active(self, at: int, width: int, of: list[tuple[int, int, int]]) -> dict[int, Active]:
+        kind: np.dtype[Any] = np.dtype({4: "<u4", 8: "<i8"}[width])
+        found: dict[int, Active] = {}
+        for slot, samples, units in of:
+            data = self._bytes(".active.bin", at, units * width)
+            found[int(slot)] = Active(int(samples), np.frombuffer(data, kind).astype(np.int64))
+            at += units * width
+        return found
+
+    def _read_columns(self) -> None:
+        data = json.loads(self._file(".columns.json").read_bytes())
+        columns = Columns(tuple(map(str, data["parameters"])), tuple(map(str, data["taps"])))
+        width = pulse_rows(columns).itemsize
+        count, torn = divmod(self._file(".pulses.bin").stat().st_size, width)
+        self._columns, self._pulse_count = columns, count
+        if torn:
+            self._problem(".pulses.bin", "its last row is torn and was ignored")
+
+    def _pulse_step(self, position: int) -> int:
+        row = self._rows(".pulses.bin", pulse_rows(self._columns), position, 1)
+        return int(row["step"][0])
+
+    def _lines(self, suffix: str, parse: Callable[[Any], T]) -> list[T]:
+        found: list[T] = []
+        skipped, torn = 0, False
+        if not self._file(suffix).exists():
+            return found
+        with self._file(suffix).open("rb") as stream:
+            while line := stream.readline(LONGEST_LINE):
+                torn = not line.endswith(b"\n")
+                try:
+                    if not torn:
+                        found.append(parse(json.loads(line)))
+                except DAMAGE:
+                    skipped += 1
+        if skipped:
+            self._problem(suffix, f"lines that could not be read and were skipped: {skipped}")
+        if torn:
+            self._problem(suffix, "its last line is torn and was ignored")
+        return found
+
+    def _rows(self, suffix: str, kind: np.dtype[Any], start: int, count: int) -> NDArray[np.void]:
+        data = self._bytes(suffix, start * kind.itemsize, count * kind.itemsize)
+        return np.frombuffer(data, kind)
+
+    def _bytes(self, suffix: str, at: int, length: int) -> bytes:
+        # Read and not mapped: a mapped file that is cut while we look at it ends the process.
+        if not length:
+            return b""
+        file = self._file(suffix)
+        if not 0 <= at <= at + length <= file.stat().st_size:
+            raise ValueError(f"{file.name} holds no bytes {at} to {at + length}")
+        with file.open("rb") as stream:
+            stream.seek(at)
+            return stream.read(length)
+
+    def _file(self, suffix: str) -> Path:
+        return Path(f"{self._stem}{suffix}")
+
+    def _problem(self, suffix: str, text: str) -> None:
+        self._problems.append(f"{self._file(suffix).name}: {text}.")
+
+
+class FutureVersion(Exception):
+    """A segment was written by a later gradwatch."""
+
+    def __init__(self, header: Path, data: Mapping[str, Any]) -> None:
+        super().__init__(
+            f"{header} was written by gradwatch {data.get('gradwatch')} in version "
+            f"{data['schema']} of the format, and this gradwatch reads versions up to {SCHEMA}: "
+            "pip install --upgrade gradwatch"
+        )

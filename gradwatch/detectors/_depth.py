@@ -1,0 +1,213 @@
+"""How the backward signal changes with depth: shared by the detectors of vanishing and exploding.
+
+The literature's object is the gradient at the layers' outputs (Glorot & Bengio 2010, Hanin 2018),
+not that of their weights. Its fitted drop is free of scale: on 14 healthy and 8 sick networks
+that the rule was not made on, the healthy ones had at most 0.5 decades and the sick at least 2.4.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradwatch.core.finding import Cause
+from gradwatch.core.history import History
+from gradwatch.core.ledger import Entry, ledger
+from gradwatch.core.record import Record
+
+MIN_LAYERS: Final = 3
+"""A trend needs three points."""
+MAX_LAYERS: Final = 256
+"""Deeper networks are looked at in so many evenly spaced layers."""
+
+MIN_SHARE: Final = 0.05
+"""A cause that takes less of the bits is not worth a remedy."""
+
+BOUNDED: Final = frozenset(
+    "Sigmoid LogSigmoid Hardsigmoid Tanh Hardtanh Softsign Softmax Softmax2d "
+    "sigmoid log_sigmoid hardsigmoid tanh hardtanh softmax".split()
+)
+"""Activations that flatten out on both sides. A sigmoid's slope is at most 1/4: 2 bits each."""
+STEEP: Final = frozenset("Tanh Hardtanh Softsign tanh hardtanh".split())
+"""Bounded ones whose slope is 1 at zero: they lose bits only when the signal is too large."""
+RECTIFIERS: Final = frozenset(
+    "ReLU ReLU6 LeakyReLU PReLU RReLU ELU SELU CELU GELU SiLU Mish Softplus Hardswish "
+    "relu threshold leaky_relu prelu rrelu elu selu celu gelu silu mish softplus hardswish".split()
+)
+"""Activations that pass about half of the signal on: half a bit each, which He's init restores."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """The output gradients of the weighted layers, in execution order."""
+
+    layers: tuple[str, ...]
+    drop: float
+    """Decades lost from the last layer to the first: Theil-Sen slope times (layers - 1)."""
+    monotony: float
+    """Kendall's tau between depth and gradient: 1 when every earlier layer has less."""
+    scale_drop: float | None
+    """The same drop for (output norm * gradient norm), which no rescaling of layers changes
+    (Philipp et al. 2017); None where outputs were not measured."""
+    signal_growth: float | None
+    """Decades by which the output itself grows from the first layer to the last."""
+
+    @property
+    def witnessed(self) -> bool:
+        """Whether a second statistic agrees that the signal itself is lost or blown up."""
+        if self.scale_drop is None or self.signal_growth is None:
+            return True
+        sign = math.copysign(1, self.drop)
+        return sign * self.scale_drop >= 1 or -sign * self.signal_growth >= 1
+
+
+def trend(record: Record) -> Trend | None:
+    """Fit the trend of one exam; None when there are too few layers or a gradient is not finite."""
+    gradients: dict[str, float] = {}
+    outputs: dict[str, float | None] = {}
+    for call in record.calls:
+        if not call.layer.weighted or call.grad_output is None:
+            continue
+        if call.grad_output.nonfinite:
+            return None
+        name = call.layer.name
+        gradients[name] = gradients.get(name, 0.0) + call.grad_output.squares
+        known = call.output.squares if call.output is not None else None
+        before = outputs.get(name, 0.0)
+        outputs[name] = None if known is None or before is None else before + known
+    # An exact zero is no point of a trend: it may be a head that was initialised with zeros.
+    layers = [name for name, squares in gradients.items() if 0 < squares < math.inf]
+    if len(layers) < MIN_LAYERS:
+        return None
+    picked = np.unique(np.linspace(0, len(layers) - 1, MAX_LAYERS).round().astype(int))
+    layers = [layers[i] for i in picked] if len(layers) > MAX_LAYERS else layers
+    backward = 0.5 * np.log10([gradients[name] for name in layers])
+    slope, monotony = _fit(backward)
+    sizes = [outputs[name] for name in layers]
+    scale_drop = growth = None
+    if all(size for size in sizes):
+        forward = 0.5 * np.log10(np.asarray(sizes, np.float64))
+        growth = _fit(forward)[0] * (len(layers) - 1)
+        scale_drop = _fit(backward + forward)[0] * (len(layers) - 1)
+    return Trend(tuple(layers), slope * (len(layers) - 1), monotony, scale_drop, growth)
+
+
+def _fit(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the Theil-Sen slope per layer and Kendall's tau."""
+    i, j = np.triu_indices(values.size, 1)
+    rises = values[j] - values[i]
+    return float(np.median(rises / (j - i))), float(np.sign(rises).mean())
+
+
+@dataclass(frozen=True, slots=True)
+class Streak:
+    """The exams, up to the latest that could be judged, in which a trend was bad."""
+
+    records: tuple[Record, ...]
+    trend: Trend
+
+    @property
+    def since(self) -> int:
+        """The first step of it."""
+        return self.records[0].step
+
+    @property
+    def until(self) -> int:
+        """The last step of it."""
+        return self.records[-1].step
+
+    @property
+    def steps(self) -> int:
+        """How many optimizer steps it spans."""
+        return self.until - self.since
+
+
+def streak(history: History, judged: Sequence[tuple[Record, Trend, bool]]) -> Streak | None:
+    """Return the uninterrupted streak of bad exams at the end, None if the last one was not bad."""
+    bad: list[Record] = []
+    last: Trend | None = None
+    for record, found, is_bad in reversed(judged):
+        if not is_bad:
+            break
+        bad.append(record)
+        last = last or found
+    return Streak(tuple(reversed(bad)), last) if last is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Blame:
+    """The ledger of an exam, by what takes (or adds) the bits."""
+
+    total: float
+    bounded: tuple[Entry, ...]
+    weighted: tuple[Entry, ...]
+    rectifiers: tuple[Entry, ...]
+    rest: tuple[Entry, ...]
+
+
+def blame(record: Record) -> Blame:
+    """Sort the entries of a ledger by the kind of layer."""
+    entries = ledger(record).entries
+    bounded = tuple(e for e in entries if e.kind in BOUNDED)
+    rectifiers = tuple(e for e in entries if e.kind in RECTIFIERS)
+    weighted = tuple(e for e in entries if e.call is not None and e.call.layer.weighted)
+    taken = {id(e) for e in (*bounded, *rectifiers, *weighted)}
+    rest = tuple(e for e in entries if id(e) not in taken)
+    return Blame(bits(entries), bounded, weighted, rectifiers, rest)
+
+
+def bits(entries: Iterable[Entry]) -> float:
+    """Return the sum of the entries' bits."""
+    return math.fsum(entry.bits for entry in entries)
+
+
+def names(entries: Iterable[Entry]) -> tuple[str, ...]:
+    """Return the entries' layers, each once, in execution order."""
+    return tuple(dict.fromkeys(name for entry in entries for name in entry.layers))
+
+
+def init_factor(record: Record, entries: Sequence[Entry], gain: float) -> float | None:
+    """Return the mean (geometric) ratio of the weights' size to gain / sqrt(fan-in), the size
+    that keeps the signal (He et al. 2015 with gain sqrt(2) for rectifiers)."""
+    weights = {p.name: p.weight for p in record.parameters if p.weight is not None}
+    ratios = []
+    for entry in entries:
+        if entry.call is None or len(shape := entry.call.layer.weight_shape) < 2:
+            continue
+        name = entry.call.layer.name
+        weight = weights.get(f"{name}.weight" if name else "weight")
+        if weight is not None and weight.rms:
+            ratios.append(math.log(weight.rms * math.sqrt(math.prod(shape[1:])) / gain))
+    return math.exp(math.fsum(ratios) / len(ratios)) if ratios else None
+
+
+def shares(causes: Iterable[Cause], sign: float) -> tuple[Cause, ...]:
+    """Give each cause its share of the bits with that sign, the largest first; leave out what
+    takes less than `MIN_SHARE`."""
+    sizes = {cause: sign * (cause.bits or 0.0) for cause in causes}
+    total = math.fsum(size for size in sizes.values() if size > 0)
+    ranked = sorted(sizes, key=lambda cause: sizes[cause], reverse=True)
+    return tuple(
+        replace(cause, share=sizes[cause] / total)
+        for cause in ranked
+        if sizes[cause] > MIN_SHARE * total
+    )
+
+
+def listed(layers: Sequence[str]) -> str:
+    """Name some layers in a sentence."""
+    shown = [f"`{name or '(model)'}`" for name in layers]
+    return ", ".join(shown) if len(shown) <= 3 else f"{shown[0]}, {shown[1]} ... {shown[-1]}"
+
+
+def kinds(entries: Sequence[Entry]) -> str:
+    """Name what the entries are: "20 Sigmoid" or "3 Conv2d and 2 Linear"."""
+    counts: dict[str, int] = {}
+    for entry in entries:
+        counts[entry.kind] = counts.get(entry.kind, 0) + 1
+    return " and ".join(f"{count} {kind}" for kind, count in counts.items())

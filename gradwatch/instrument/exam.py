@@ -1,0 +1,137 @@
+"""An exam becomes a `Record`: calls of all micro-batches are merged, and every gap has a reason."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradwatch.core.record import (
+    NO_GRAD_INPUT,
+    NO_GRAD_OUTPUT,
+    NO_REASON,
+    NOT_FINITE,
+    NOT_REACHED,
+    PARTIAL,
+    PASS_THROUGH,
+    ZERO_GRADIENT,
+    Call,
+    Layer,
+)
+from gradwatch.core.stats import Active, Stats
+from gradwatch.instrument.probe import Seen
+
+Key = tuple[str, int]
+
+
+@dataclass
+class _Merged:
+    layer: Layer
+    index: int
+    parent: Key | None
+    outputs: list[Stats] = field(default_factory=list)
+    grad_outputs: list[Stats] = field(default_factory=list)
+    active: list[Active] = field(default_factory=list)
+    through: list[float] = field(default_factory=list)
+    reasons: set[str] = field(default_factory=set)
+    cut: bool = False
+    entered: bool = False
+    flows: bool = False
+
+    def call(self, parent: int | None) -> Call:
+        grad_output = _sum(self.grad_outputs)
+        gain, reason = self._gain(grad_output)
+        active = self.active[0] if self.active else None
+        for more in self.active[1:]:
+            if active is not None and more.units.shape == active.units.shape:
+                active = active + more
+        return Call(
+            self.layer,
+            self.index,
+            parent,
+            gain,
+            reason,
+            self.cut,
+            _sum(self.outputs),
+            grad_output,
+            active,
+        )
+
+    def _gain(self, grad_output: Stats | None) -> tuple[float | None, str]:
+        for reason in (PARTIAL, PASS_THROUGH, NO_GRAD_OUTPUT):
+            if reason in self.reasons:
+                return (None, reason)
+        if grad_output is None:
+            return None, NOT_REACHED
+        if not self.entered:
+            return None, NO_GRAD_INPUT
+        if not self.flows:
+            return None, NOT_REACHED
+        through = math.fsum(self.through) if all(map(math.isfinite, self.through)) else math.inf
+        if not math.isfinite(through) or grad_output.nonfinite:
+            return None, NOT_FINITE
+        if not through or not grad_output.squares or not math.isfinite(grad_output.squares):
+            return None, ZERO_GRADIENT
+        return 0.5 * math.log2(through / grad_output.squares), NO_REASON
+
+
+def calls(seen: Sequence[Seen], numbers: Sequence[NDArray[np.float64]]) -> tuple[Call, ...]:
+    """Merge what was seen of each call over the micro-batches of a step.
+
+    `numbers` are the fetched values, by ticket. A forward pass that no gradient reached (a
+    validation batch in between) is left out, if there is another.
+    """
+    tops = {one: _outermost(one) for one in seen}
+    reached = {tops[one] for one in seen if one.reached}
+    if reached:
+        seen = [one for one in seen if tops[one] in reached]
+    ranks: dict[str, dict[int, int]] = {}
+    for one in seen:
+        ranks.setdefault(one.layer.name, {})[one.index] = 0
+    for indices in ranks.values():
+        for rank, index in enumerate(sorted(indices)):
+            indices[index] = rank
+
+    def key(one: Seen) -> Key:
+        return one.layer.name, ranks[one.layer.name][one.index]
+
+    merged: dict[Key, _Merged] = {}
+    for one in seen:
+        parent = None if one.parent is None else key(one.parent)
+        call = merged.setdefault(key(one), _Merged(one.layer, key(one)[1], parent))
+        call.outputs += [Stats.unpack(numbers[ticket]) for ticket in one.outputs]
+        call.grad_outputs += [Stats.unpack(numbers[ticket]) for ticket in one.grad_outputs]
+        call.active += [
+            Active(int(numbers[ticket][-1]), numbers[ticket][:-1].astype(np.int64))
+            for ticket in one.active
+        ]
+        call.through += [
+            float(numbers[flow.ticket][0]) for flow in one.flows if flow.ticket is not None
+        ]
+        call.flows |= bool(one.flows)
+        call.entered |= bool(one.ins)
+        call.cut |= one.cut
+        call.reasons.add(one.reason)
+    positions = {name: position for position, name in enumerate(merged)}
+    return tuple(
+        call.call(None if call.parent is None else positions[call.parent])
+        for call in merged.values()
+    )
+
+
+def _outermost(seen: Seen) -> Seen:
+    while seen.parent is not None:
+        seen = seen.parent
+    return seen
+
+
+def _sum(parts: Sequence[Stats]) -> Stats | None:
+    if not parts:
+        return None
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total

@@ -1,0 +1,214 @@
+"""Reading the autograd graph without touching it: sequence numbers, edges, operations, cuts.
+
+Every node that autograd records gets the next sequence number of its thread, so the nodes of a
+module call are exactly those numbered between its start and its end.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node, get_gradient_edge
+
+from gradwatch.instrument.kernel import observable
+
+Edge = tuple[Node, int]
+"""A node and the number of its output: what a gradient arrives at."""
+
+LEAF: Final = 2**63
+"""Sequence numbers from here on are leaves' (AccumulateGrad has 2^64 - 1): never inside a call."""
+
+PLUMBING: Final = frozenset(
+    "alias clone copies detach expand_as flatten permute reshape reshape_alias select slice squeeze "
+    "t to_copy transpose unsafe_view unsqueeze view".split()
+)
+"""Operations that move numbers about: the norm of a gradient does not change through them."""
+
+_NAMES: Final = {
+    "addmm": "linear",
+    "mm": "linear",
+    "convolution": "conv",
+    "mkldnn_convolution": "conv",
+    "native_layer_norm": "layer_norm",
+    "native_batch_norm": "batch_norm",
+    "cudnn_batch_norm": "batch_norm",
+    "native_group_norm": "group_norm",
+}
+
+MAX_CHAIN: Final = 32
+"""Longest chain of operations from a parameter to where it is used (a weight norm, a cast)."""
+MAX_DEPTH: Final = 4
+MAX_TENSORS: Final = 64
+
+
+def next_number() -> int:
+    """Return the sequence number that the next recorded node of this thread will get."""
+    peek = getattr(torch.autograd, "_get_sequence_nr", None)
+    if peek is not None:
+        return int(peek())
+    # Without the private reader a node is spent: that shifts the numbers and keeps their order.
+    with torch.enable_grad():
+        node = torch.zeros((), requires_grad=True).view_as(torch.zeros(())).grad_fn
+    assert node is not None
+    return int(node._sequence_nr()) + 1
+
+
+def unobservable() -> bool:
+    """Whether a call that begins now records no graph that backward will walk."""
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return True
+    if torch._C._functorch.maybe_current_level() is not None:
+        return True
+    if torch._C._current_graph_task_id() == -1:
+        return False
+    # Inside backward: a reentrant checkpoint shows its calls for the first time, a non-reentrant
+    # one repeats those that were seen in the forward pass.
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    return hooks is not None and hooks[0].__qualname__.startswith("_recomputation_hook")
+
+
+def tensors(value: Any, depth: int = 0) -> Iterator[Tensor]:
+    """Yield the measurable tensors of arguments or outputs: in tuples, lists, mappings and
+    dataclasses, at most `MAX_TENSORS` and `MAX_DEPTH` deep."""
+    found = 0
+    for tensor in _walk(value, depth):
+        if observable(tensor):
+            yield tensor
+            found += 1
+            if found == MAX_TENSORS:
+                return
+
+
+def _walk(value: Any, depth: int) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif depth < MAX_DEPTH:
+        parts: Iterable[Any] = ()
+        if isinstance(value, Mapping):
+            parts = value.values()
+        elif isinstance(value, list | tuple):
+            parts = value
+        elif is_dataclass(value) and not isinstance(value, type):
+            parts = [getattr(value, field.name, None) for field in fields(value)]
+        for part in parts:
+            yield from _walk(part, depth + 1)
+
+
+def edge(tensor: Tensor) -> Edge:
+    """Return where the gradient of a tensor that requires one arrives."""
+    node = tensor.grad_fn
+    if node is None:
+        return get_gradient_edge(tensor).node, 0
+    return node, tensor.output_nr
+
+
+def base_edge(tensor: Tensor) -> Edge | None:
+    """Return the edge of what this tensor is a whole view of; None where it is no such view.
+
+    A view's own node is orphaned when the view is overwritten in place (a Linear on a 3-D input
+    returns a view, and `ReLU(inplace=True)` follows): the gradient then arrives at its base.
+    """
+    base = tensor._base
+    if base is None or base.grad_fn is None or base.numel() != tensor.numel():
+        return None
+    return base.grad_fn, base.output_nr
+
+
+def number(node: Node) -> int:
+    """Return the sequence number of a node."""
+    return int(node._sequence_nr())
+
+
+@cache
+def operation(name: str) -> str:
+    """Return the operation of a node's name: `SigmoidBackward0` is `sigmoid`."""
+    name = re.sub(r"Backward\d*$", "", name.rsplit("::", 1)[-1])
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().lstrip("_")
+    return _NAMES.get(name, name)
+
+
+class Signal:
+    """Tells edges that carry the signal from edges that lead only to parameters."""
+
+    def __init__(self, parameters: frozenset[int]) -> None:
+        self._parameters = parameters
+        self._derived: dict[Node, Tensor | None] = {}
+
+    def parameter(self, node: Node | None, depth: int = 0) -> Tensor | None:
+        """Return a parameter if the node depends on parameters alone, else None."""
+        if node is None or depth > MAX_CHAIN:
+            return None
+        if node in self._derived:
+            return self._derived[node]
+        found: Tensor | None = None
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            found = variable if id(variable) in self._parameters else None
+        elif "Embedding" not in node.name():  # its other input, the indices, is not in the graph
+            for m, _ in node.next_functions:
+                # An input without a gradient is None: data, or a constant.
+                below = self.parameter(m, depth + 1)
+                if below is None:
+                    found = None
+                    break
+                found = below if found is None or below.ndim > found.ndim else found
+        self._derived[node] = found
+        return found
+
+    def edges(self, node: Node) -> list[tuple[int, Edge]]:
+        """Return the node's signal edges, each with its position."""
+        return [
+            (i, (m, nr))
+            for i, (m, nr) in enumerate(node.next_functions)
+            if m is not None and self.parameter(m) is None
+        ]
+
+
+def descend(starts: Iterable[Node], low: int, seen: set[Node]) -> list[Node]:
+    """Return the nodes under `starts` with a number of at least `low` that were not seen yet."""
+    stack = list(starts)
+    nodes = []
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if low <= number(node) < LEAF:
+            nodes.append(node)
+            stack.extend(m for m, _ in node.next_functions if m is not None)
+    return nodes
+
+
+def cuts(
+    sources: Iterable[Edge], nodes: Iterable[Node], inside: set[Node], signal: Signal
+) -> set[Edge]:
+    """Return the edges that all of the signal's gradient passes through, below `sources`.
+
+    `nodes` are those of one call, the latest first; `inside` is the same as a set. One sweep: an
+    edge is a cut when it is all that is still waiting for its gradient.
+    """
+    waiting = set(sources)
+    found: set[Edge] = set()
+    by_node: dict[Node, set[int]] = {}
+    for node, nr in waiting:
+        by_node.setdefault(node, set()).add(nr)
+    if len(waiting) == 1:
+        found |= waiting
+    for node in nodes:
+        arrived = by_node.pop(node, None)
+        if arrived is None:
+            continue
+        waiting -= {(node, nr) for nr in arrived}
+        for _, (m, nr) in signal.edges(node):
+            waiting.add((m, nr))
+            if m in inside:
+                by_node.setdefault(m, set()).add(nr)
+        if len(waiting) == 1:
+            found |= {target for target in waiting if target[0] in inside}
+    return found

@@ -1,0 +1,467 @@
+"""The probe: what the gradient goes through in one examined step, without changing the graph.
+
+Module full-backward hooks and `view_as` aliases put nodes of their own into the graph, which
+changes the order in which gradients are summed, and so the training. The probe only reads:
+forward hooks note which edges a call got and gave, and which autograd nodes were recorded
+meanwhile; when an outermost call returns, one walk down the graph finds the nodes whose gradients
+are wanted, and hooks on those nodes look at them as they pass.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+
+from gradwatch.core.record import (
+    NO_GRAD_INPUT,
+    NO_GRAD_OUTPUT,
+    PARTIAL,
+    PASS_THROUGH,
+    Layer,
+)
+from gradwatch.instrument import graph
+from gradwatch.instrument.graph import Edge
+from gradwatch.instrument.hooks import Hook, ModuleHooks
+from gradwatch.instrument.kernel import count_active, measure, squares
+from gradwatch.instrument.transfer import Transfer
+
+MAX_OPERATIONS: Final = 4096
+"""Operations outside modules that are followed in one forward pass."""
+
+COUNTED: Final = frozenset({"ReLU", "ReLU6", "Threshold"})
+"""Activations that can be exactly zero for ever: their units are counted."""
+
+
+class Flow:
+    """The gradient along one or several edges into the same place: summed, then squared."""
+
+    __slots__ = ("_keep", "_waiting", "total", "ticket")
+
+    def __init__(self, edges: int, keep: bool = False) -> None:
+        self._waiting = edges
+        self._keep = keep
+        self.total: Tensor | None = None
+        self.ticket: int | None = None
+
+    def add(self, gradient: Tensor | None, transfer: Transfer) -> None:
+        """Take what came along one edge; None is a zero."""
+        if self._waiting == 0:  # a second backward over a retained graph
+            return
+        self._waiting -= 1
+        if gradient is not None:
+            gradient = gradient.detach()
+            self.total = gradient if self.total is None else self.total + gradient
+        if self._waiting == 0:
+            self.finish(transfer)
+
+    def finish(self, transfer: Transfer) -> bool:
+        """Square what arrived so far. Returns whether an edge is still missing."""
+        partial = self._waiting > 0
+        self._waiting = 0
+        if self.total is not None and not self._keep:
+            if self.ticket is None:
+                self.ticket = transfer.add(squares(self.total))
+            self.total = None
+        return partial
+
+
+class Seen:
+    """One call of a layer as it was seen in one pass; turned into a `Call` at the end."""
+
+    __slots__ = (
+        "active",
+        "bases",
+        "children",
+        "cut",
+        "first",
+        "flows",
+        "grad_outputs",
+        "index",
+        "ins",
+        "internal",
+        "last",
+        "layer",
+        "outputs",
+        "outs",
+        "parent",
+        "reason",
+    )
+
+    def __init__(self, layer: Layer, index: int, parent: Seen | None) -> None:
+        self.layer = layer
+        self.index = index
+        self.parent = parent
+        self.children = 0
+        self.first = self.last = 0
+        self.ins: set[Edge] = set()
+        self.outs: set[Edge] = set()
+        self.bases: dict[Edge, Edge] = {}
+        self.internal: dict[Edge, Flow] = {}
+        self.flows: list[Flow] = []
+        self.outputs: list[int] = []
+        self.grad_outputs: list[int] = []
+        self.active: list[int] = []
+        self.cut = False
+        self.reason = NO_GRAD_INPUT
+
+    @property
+    def reached(self) -> bool:
+        """Whether any gradient came to it."""
+        return bool(self.grad_outputs) or any(flow.ticket is not None for flow in self.flows)
+
+
+class Probe:
+    """Watches the calls of a model's modules while it is installed; see `Seen` for the result."""
+
+    def __init__(
+        self,
+        layers: Mapping[str, Layer],
+        parameters: frozenset[int],
+        guard: Callable[[Callable[..., None]], Callable[..., None]],
+    ) -> None:
+        self.transfer = Transfer()
+        self.seen: list[Seen] = []
+        self.operations_left_out = 0
+        self._layers = layers
+        self._parameters = parameters
+        self._threads = threading.local()
+        self._hooks = ModuleHooks(self, guard(Probe._enter), guard(Probe._leave))
+        self._checkpoint: Seen | None = None
+        self._guard = guard
+        self._closed = False
+        self._backward = False
+
+    def install(self, modules: Mapping[str, nn.Module]) -> None:
+        """Put forward hooks on these modules; they are taken away by `remove`."""
+        self._hooks.install(modules)
+
+    def remove(self) -> None:
+        """Take every module hook away. Hooks on graph nodes go with the graph."""
+        self._hooks.remove()
+
+    def close(self) -> None:
+        """Stop looking and forget the graph."""
+        self._closed = True
+        self.remove()
+        self._threads = threading.local()
+
+    # --- forward -----------------------------------------------------------------------------
+
+    @property
+    def _state(self) -> _State:
+        state = getattr(self._threads, "state", None)
+        if state is None:
+            state = self._threads.state = _State()
+        return state
+
+    def _next_micro_batch(self) -> _State:
+        """Count calls from 0 again: those of the next forward pass are merged into these later."""
+        _mark_step_cuts(self._state, graph.Signal(self._parameters))
+        self._threads.state = _State()
+        return self._state
+
+    def finish(self) -> None:
+        """End the step: no gradient comes any more. What is still waiting has no number."""
+        self._next_micro_batch()
+        for seen in self.seen:
+            for flow in seen.flows:
+                if flow.finish(self.transfer) and flow.ticket is not None:
+                    seen.reason = PARTIAL
+
+    def _enter(self, name: str, args: Any, kwargs: Any) -> None:
+        state = self._state
+        if self._closed or graph.unobservable():
+            if not state.stack and not torch.is_grad_enabled():
+                self._hooks.suspend()
+            state.stack.append((name, None))
+            return
+        if self._backward and not state.stack and torch._C._current_graph_task_id() == -1:
+            self._backward = False
+            state = self._next_micro_batch()
+        parent = next((seen for _, seen in reversed(state.stack) if seen is not None), None)
+        index = state.indices.get(name, 0)
+        state.indices[name] = index + 1
+        if parent is None and torch._C._current_graph_task_id() != -1:
+            parent = self._checkpoint  # its forward pass comes only now, inside backward
+        seen = Seen(self._layers[name], index, parent)
+        if parent is not None:
+            parent.children += 1
+        for tensor in graph.tensors((args, kwargs)):
+            if tensor.requires_grad:
+                edge = graph.edge(tensor)
+                seen.ins.add(edge)
+                if (base := graph.base_edge(tensor)) is not None:
+                    seen.bases[edge] = base
+        seen.first = graph.next_number()
+        state.low = min(state.low, seen.first)
+        state.stack.append((name, seen))
+        state.calls.append(seen)
+
+    def _leave(self, name: str, args: Any, output: Any) -> None:
+        state = self._state
+        seen: Seen | None = None
+        while state.stack:  # an exception inside may have left calls open
+            top, seen = state.stack.pop()
+            if top == name:
+                break
+        if seen is None:
+            if not state.stack:
+                self._hooks.resume()
+            return
+        seen.last = graph.next_number()
+        needs_gradient = False
+        for tensor in graph.tensors(output):
+            edge = graph.edge(tensor) if tensor.requires_grad else None
+            seen.outputs.append(state.measured(tensor, edge, self.transfer))
+            if edge is None or tensor.grad_fn is None:
+                continue
+            needs_gradient = True
+            if edge in seen.ins:
+                seen.ins.discard(edge)
+                seen.reason = PASS_THROUGH
+                continue
+            seen.outs.add(edge)
+            if (base := graph.base_edge(tensor)) is not None:
+                seen.bases[edge] = base
+        if not needs_gradient:
+            seen.reason = NO_GRAD_OUTPUT
+        if seen.layer.weighted:
+            state.channel = 1 if "Conv" in seen.layer.kind else -1
+        if seen.layer.kind in COUNTED and isinstance(output, Tensor) and output.ndim > 1:
+            seen.active.append(self.transfer.add(count_active(output, state.channel)))
+        if not any(call is not None for _, call in state.stack):
+            self._outermost_returned(state)
+
+    # --- the walk ----------------------------------------------------------------------------
+
+    def _outermost_returned(self, state: _State) -> None:
+        calls = [seen for seen in state.calls if seen.last]
+        state.calls = []
+        starts = [node for seen in calls for node, _ in seen.outs]
+        nodes = graph.descend(starts, state.low, state.visited)
+        nodes.sort(key=graph.number)
+        signal = graph.Signal(self._parameters)
+        for node in nodes:  # from the leaves up, so that no search below a node is ever long
+            signal.parameter(node)
+        sources: dict[Edge, set[Node]] = {}
+        for node in nodes:
+            for m, nr in node.next_functions:
+                if m is not None:
+                    sources.setdefault((m, nr), set()).add(node)
+        for seen in calls:
+            seen.ins = {_arriving(edge, seen, sources) for edge in seen.ins}
+            seen.outs = {_arriving(edge, seen, sources) for edge in seen.outs}
+        owners = _owners(nodes, calls)
+        operations = self._operations(state, nodes, owners, signal)
+        for node, seen in operations.items():
+            seen.outs |= {(node, nr) for m, nr in sources if m is node}
+        self._follow(nodes, owners, operations)
+        _mark_cuts([*calls], operations, nodes, signal)
+        found = sorted([*calls, *operations.values()], key=lambda seen: seen.first)
+        self.seen += found
+        state.outermost += [seen for seen in found if seen.parent is None]
+        state.nodes += nodes
+
+    def _operations(
+        self,
+        state: _State,
+        nodes: list[Node],
+        owners: dict[Node, Seen | None],
+        signal: graph.Signal,
+    ) -> dict[Node, Seen]:
+        """Name the nodes that are no module's inner workings: `torch.sigmoid` in a forward."""
+        found: dict[Node, Seen] = {}
+        for node in nodes:
+            owner = owners[node]
+            if owner is not None and owner.layer.builtin and not owner.children:
+                continue
+            kind = graph.operation(node.name())
+            if kind in graph.PLUMBING or signal.parameter(node) is not None:
+                continue
+            if len(found) == MAX_OPERATIONS:
+                self.operations_left_out += 1
+                continue
+            place = owner.layer.name if owner is not None else ""
+            counted = f"{place}:{kind}"
+            index = state.operations.get((counted, owner), 0)
+            state.operations[counted, owner] = index + 1
+            shapes = [
+                tuple(parameter.shape)
+                for m, _ in node.next_functions
+                if (parameter := signal.parameter(m)) is not None and parameter.ndim > 1
+            ]
+            layer = Layer(f"{counted}#{index}", kind, True, bool(shapes), (shapes or [()])[0])
+            seen = Seen(layer, owner.index if owner is not None else 0, owner)
+            seen.first = graph.number(node)
+            seen.last = seen.first + 1
+            seen.ins = {edge for _, edge in signal.edges(node)}
+            seen.outs = {(node, 0)}
+            found[node] = seen
+        return found
+
+    def _follow(
+        self, nodes: list[Node], owners: dict[Node, Seen | None], operations: dict[Node, Seen]
+    ) -> None:
+        """Hook the nodes whose gradients are wanted."""
+        entering: dict[tuple[int, Edge], list[tuple[Node, int]]] = {}
+        within: dict[tuple[int, Edge], list[tuple[Node, int]]] = {}
+        calls: dict[int, Seen] = {}
+        for node in nodes:
+            for i, (m, nr) in enumerate(node.next_functions):
+                if m is None:
+                    continue
+                edge = (m, nr)
+                call = operations.get(node)
+                if call is not None and edge in call.ins:
+                    calls[id(call)] = call
+                    entering.setdefault((id(call), edge), []).append((node, i))
+                owner = owners[node]
+                while owner is not None:
+                    calls[id(owner)] = owner
+                    if edge in owner.ins:
+                        entering.setdefault((id(owner), edge), []).append((node, i))
+                    elif edge in owner.outs:
+                        within.setdefault((id(owner), edge), []).append((node, i))
+                    owner = owner.parent
+        wanted: dict[Node, list[tuple[int, Flow]]] = {}
+        shared: dict[frozenset[tuple[Node, int]], Flow] = {}
+        for (key, _), places in entering.items():
+            flow = shared.get(frozenset(places))
+            if flow is None:
+                flow = shared[frozenset(places)] = Flow(len(places))
+                for node, i in places:
+                    wanted.setdefault(node, []).append((i, flow))
+            calls[key].flows.append(flow)
+        for (key, edge), places in within.items():
+            flow = calls[key].internal[edge] = Flow(len(places), keep=True)
+            for node, i in places:
+                wanted.setdefault(node, []).append((i, flow))
+        watch, tap = self._guard(Probe._passed), self._guard(Probe._arrived)
+        for node, flows in wanted.items():
+
+            def passed(probe: Probe, ins: Any, _: Any, *, _f: Any = flows) -> None:
+                watch(probe, ins, _f)
+
+            node.register_hook(Hook(self, passed))
+        outputs: dict[Node, list[tuple[int, Seen]]] = {}
+        for call in {*calls.values(), *(c for c in owners.values() if c), *operations.values()}:
+            for node, nr in call.outs:
+                outputs.setdefault(node, []).append((nr, call))
+        for node, arriving in outputs.items():
+
+            def arrived(probe: Probe, gradients: Any, *, _a: Any = arriving) -> None:
+                tap(probe, gradients, _a)
+
+            node.register_prehook(Hook(self, arrived))
+
+    # --- backward ----------------------------------------------------------------------------
+
+    def _passed(self, gradients: Any, flows: list[tuple[int, Flow]]) -> None:
+        if not self._closed:
+            self._backward = True
+            with torch.no_grad():
+                for i, flow in flows:
+                    flow.add(gradients[i], self.transfer)
+
+    def _arrived(self, gradients: Any, calls: list[tuple[int, Seen]]) -> None:
+        if self._closed:
+            return
+        self._backward = True
+        rows: dict[int, int] = {}
+        self._checkpoint = next(
+            (call for _, call in calls if call.layer.kind == "checkpoint_function"), None
+        )
+        with torch.no_grad():
+            for nr, call in calls:
+                gradient = gradients[nr]
+                if gradient is None:
+                    continue
+                own = next((f for (_, n), f in call.internal.items() if n == nr), None)
+                if own is not None and own.total is not None:
+                    call.grad_outputs.append(self.transfer.add(measure(gradient - own.total)))
+                    own.total = None
+                    continue
+                if nr not in rows:
+                    rows[nr] = self.transfer.add(measure(gradient))
+                call.grad_outputs.append(rows[nr])
+
+
+class _State:
+    """What one thread is in the middle of: sequence numbers mean nothing across threads."""
+
+    def __init__(self) -> None:
+        self.stack: list[tuple[str, Seen | None]] = []
+        self.calls: list[Seen] = []
+        self.outermost: list[Seen] = []
+        self.nodes: list[Node] = []
+        self.visited: set[Node] = set()
+        self.indices: dict[str, int] = {}
+        self.operations: dict[tuple[str, Seen | None], int] = {}
+        self.rows: dict[tuple[Edge, int], int] = {}
+        self.low = graph.LEAF
+        self.channel = -1
+
+    def measured(self, tensor: Tensor, edge: Edge | None, transfer: Transfer) -> int:
+        """Measure an output once, though a module and the containers around it all give it."""
+        if edge is None:
+            return transfer.add(measure(tensor))
+        key = (edge, tensor._version)
+        if key not in self.rows:
+            self.rows[key] = transfer.add(measure(tensor))
+        return self.rows[key]
+
+
+def _arriving(edge: Edge, seen: Seen, sources: Mapping[Edge, set[Node]]) -> Edge:
+    """Return the edge itself, or its base's where only that one gets the gradient."""
+    base = seen.bases.get(edge)
+    orphaned = base is not None and edge not in sources and sources.get(base, set()) - {edge[0]}
+    return base if base is not None and orphaned else edge
+
+
+def _owners(nodes: list[Node], calls: list[Seen]) -> dict[Node, Seen | None]:
+    """Find for each node (in ascending order) the innermost call that it was recorded in."""
+    owners: dict[Node, Seen | None] = {}
+    waiting = iter(sorted(calls, key=lambda seen: seen.first))
+    upcoming = next(waiting, None)
+    open_calls: list[Seen] = []
+    for node in nodes:
+        at = graph.number(node)
+        while upcoming is not None and upcoming.first <= at:
+            open_calls.append(upcoming)
+            upcoming = next(waiting, None)
+        while open_calls and open_calls[-1].last <= at:
+            open_calls.pop()
+        owners[node] = open_calls[-1] if open_calls else None
+    return owners
+
+
+def _mark_cuts(
+    calls: list[Seen], operations: Mapping[Node, Seen], nodes: list[Node], signal: graph.Signal
+) -> None:
+    """Mark in each call the inner calls that all of its gradient passes through."""
+    children: dict[Seen, list[Seen]] = {}
+    for seen in (*calls, *operations.values()):
+        if seen.parent is not None:
+            children.setdefault(seen.parent, []).append(seen)
+    for call, inner in children.items():
+        members = [node for node in reversed(nodes) if call.first <= graph.number(node) < call.last]
+        found = graph.cuts(call.outs, members, set(members), signal)
+        for child in inner:
+            child.cut = not found.isdisjoint(child.outs)
+
+
+def _mark_step_cuts(state: _State, signal: graph.Signal) -> None:
+    """The same for a step whose modules are called one by one, outside of any other."""
+    if len(state.outermost) < 2:
+        return
+    nodes = sorted(state.nodes, key=graph.number, reverse=True)
+    used = {(m, nr) for node in nodes for m, nr in node.next_functions if m is not None}
+    sources = {edge for seen in state.outermost for edge in seen.outs} - used
+    found = graph.cuts(sources, nodes, set(nodes), signal)
+    for seen in state.outermost:
+        seen.cut = not found.isdisjoint(seen.outs)

@@ -1,0 +1,89 @@
+"""How prescriptions are written: Python to paste, in which every name is quoted.
+
+The names of modules are the user's and may hold anything but a dot: quotes and line breaks too.
+They reach the code through `repr` only, in comments as well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+WIDTH: Final = 88
+NEW_OPTIMIZER: Final = (
+    "# The parameters are not the same ones as before: make the optimizer anew, after this."
+)
+BEFORE_TRAINING: Final = (
+    "# Before training: what an optimizer remembers belongs to the old weights."
+)
+
+
+def listing(names: Sequence[str]) -> str:
+    """Return a Python expression for a list of names, short where they are numbered in order."""
+    return _numbered(names) or rows([repr(name) for name in names])
+
+
+def rows(items: Sequence[str]) -> str:
+    """Return a list of expressions, wrapped."""
+    flat = f"[{', '.join(items)}]"
+    if len(flat) <= WIDTH - 16:
+        return flat
+    lines = [""]
+    for item in items:
+        if lines[-1] and len(lines[-1]) + len(item) > WIDTH - 8:
+            lines.append("")
+        lines[-1] += f"{item}, "
+    return "[\n" + "".join(f"    {line.rstrip()}\n" for line in lines) + "]"
+
+
+def tuples(groups: Sequence[Sequence[str]]) -> str:
+    """Return a Python expression for a list of tuples of names."""
+    if len({len(group) for group in groups}) == 1:
+        columns = [_numbered(column) for column in zip(*groups, strict=True)]
+        found = [column for column in columns if column is not None]
+        if len(found) == len(columns):
+            return f"list(zip({', '.join(found)}))"
+    return rows([repr(tuple(group)) for group in groups])
+
+
+def _numbered(names: Sequence[str]) -> str | None:
+    """`["0.a", "2.a", "4.a", "6.a"]` as a comprehension; None when there is no such order."""
+    if len(names) < 4:
+        return None
+    first, second = names[:2]
+    for match in re.finditer(r"\d+", first, re.ASCII):
+        head, number, tail = first[: match.start()], int(match[0]), first[match.end() :]
+        other = re.fullmatch(re.escape(head) + r"(\d+)" + re.escape(tail), second, re.ASCII)
+        if other is None or not re.fullmatch(r"[\w.]*", head + tail, re.ASCII):
+            continue
+        step = int(other[1]) - number
+        wanted = [f"{head}{number + step * i}{tail}" for i in range(len(names))]
+        if step > 0 and wanted == list(names):
+            stop = number + step * (len(names) - 1) + 1
+            by = f", {step}" if step > 1 else ""
+            expression = f'f"{head}{{i}}{tail}"' if head + tail else "str(i)"
+            return f"[{expression} for i in range({number}, {stop}{by})]"
+    return None
+
+
+def replace_each(names: Sequence[str], *body: str) -> str:
+    """Return code that runs `body` for every name of these modules: `name`, `module` in scope.
+
+    A module that the model holds in two places is called by its first name in a record; replacing
+    it there alone would leave the second as it was.
+    """
+    return "\n".join(
+        [
+            f"names = {listing(names)}",
+            "chosen = {model.get_submodule(name) for name in names}",
+            "for name, module in list(model.named_modules(remove_duplicate=False)):",
+            "    if module in chosen:  # by identity: one module may stand in several places",
+            *(f"        {line}" for line in body),
+        ]
+    )
+
+
+def counted(number: int, noun: str) -> str:
+    """Return `1 layer`, `2 layers`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,411 @@
+"""`watch()`: the hook manager. When to look, whom to tell, and never to disturb."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import wraps
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+from warnings import warn
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from gradwatch.core import catalog
+from gradwatch.core.finding import Detector
+from gradwatch.core.history import Columns, History
+from gradwatch.core.report import Report
+from gradwatch.core.reporter import Reporter, warn_safely
+from gradwatch.core.sink import Sink
+from gradwatch.instrument import anatomy
+from gradwatch.instrument.examination import AFTER_CLIPPING, Examination
+from gradwatch.instrument.gradients import Gradients
+from gradwatch.instrument.hooks import Hook
+from gradwatch.instrument.pulse import Alarm, Ring, gradient_norms
+from gradwatch.instrument.schedule import Schedule
+from gradwatch.instrument.taps import Taps
+
+log = logging.getLogger("gradwatch")
+
+_watched: Final[weakref.WeakKeyDictionary[nn.Module, Watcher]] = weakref.WeakKeyDictionary()
+
+
+def watch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
+    *,
+    log_dir: str | Path | None = None,
+    every_n_steps: int = 50,
+    loss_fn: nn.Module | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+    writer: Any = None,
+    sinks: Iterable[Sink] = (),
+    detectors: Iterable[Detector] | None = None,
+    trace_forward: bool = True,
+    strict: bool = False,
+) -> Watcher:
+    """Watch a model train, without changing the training. Use it as a context manager or call
+    `close()` at the end.
+
+    With the optimizer given, the loop stays as it is; else call `watcher.step()` or
+    `watcher.step(loss)` after each optimizer step. `watcher.step(loss)` is of use in both cases:
+    whether a training gets anywhere is judged on its loss.
+
+    Args:
+        log_dir: where to write: the run folder `<log_dir>/gradwatch/`, and TensorBoard events
+            in `<log_dir>` itself unless a `writer` is given. Nothing is written without it.
+        every_n_steps: examine every so many optimizer steps, and steps 0, 1, 2, 5, 10 and 20.
+        loss_fn: a loss module (`nn.CrossEntropyLoss()`), to learn the loss from.
+        scaler: the `GradScaler`, to see gradients unscaled.
+        writer: the `SummaryWriter` that you already have for this run.
+        sinks: more places to write reports to.
+        detectors: instead of all that are installed.
+        trace_forward: look at every module's output in every step, to name the layer in which a
+            NaN is born in the forward pass. Costs one sum per module and step.
+        strict: raise errors of gradwatch itself instead of warning once and stepping aside.
+
+    Raises `TypeError` or `ValueError` for arguments that make no sense; nothing after that.
+    """
+    return Watcher(
+        model,
+        optimizer,
+        log_dir=log_dir,
+        every_n_steps=every_n_steps,
+        loss_fn=loss_fn,
+        scaler=scaler,
+        writer=writer,
+        sinks=sinks,
+        detectors=detectors,
+        trace_forward=trace_forward,
+        strict=strict,
+    )
+
+
+class Watcher:
+    """Watches one model. Made by `watch()`, which documents the arguments."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
+        *,
+        log_dir: str | Path | None = None,
+        every_n_steps: int = 50,
+        loss_fn: nn.Module | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+        writer: Any = None,
+        sinks: Iterable[Sink] = (),
+        detectors: Iterable[Detector] | None = None,
+        trace_forward: bool = True,
+        strict: bool = False,
+    ) -> None:
+        _expect("model", model, nn.Module, "a torch.nn.Module")
+        if loss_fn is not None:
+            _expect("loss_fn", loss_fn, nn.Module, "a loss module such as nn.CrossEntropyLoss()")
+        if next(model.parameters(), None) is None:
+            raise ValueError(f"model must have parameters to be watched, {type(model)} has none")
+        self._optimizers = _optimizers(optimizer)
+        self._schedule = Schedule(every_n_steps)
+        self._model = weakref.ref(model)
+        self._loss_fn = loss_fn
+        self._scaler = scaler
+        self._strict = strict
+        self._trace_forward = trace_forward
+        self._reporter = Reporter(
+            type(model).__name__,
+            catalog.detectors() if detectors is None else detectors,
+            catalog.remedies(),
+            [*_own_sinks(log_dir, writer), *sinks],
+            run_folder=None if log_dir is None else str(Path(log_dir) / "gradwatch"),
+            strict=strict,
+        )
+        self._step = 0
+        self._quiet_until = 0
+        self._due = self._unjudged = self._tells_loss = False
+        self._attached = self._stepped_aside = self._closed = False
+        self._loss: Tensor | float | None = None
+        self._norms: Tensor | None = None
+        self._versions: list[int] = []
+        self._ring: Ring | None = None
+        self._alarm = Alarm()
+        self._examination: Examination | None = None
+        self._handles: list[RemovableHandle] = []
+        self._parameters: dict[str, nn.Parameter] = {}
+        self._gradients = Gradients(self, self._guarded(Watcher._read))
+        self._taps = Taps(self._guarded)
+        if (before := _watched.get(model)) is not None:
+            warn("this model is watched already: the new watcher replaces the old", stacklevel=3)
+            before.close()
+        _watched[model] = self
+        self.attach()
+
+    # --- the hook manager --------------------------------------------------------------------
+
+    def attach(self) -> None:
+        """Begin to look, or go on after `detach`. Does nothing when it is attached."""
+        model = self._model()
+        if self._attached or self._closed or self._stepped_aside or model is None:
+            return
+        self._attached = True
+        self._parameters = anatomy.parameters(model)
+        self._gradients.attach(self._parameters)
+        if compiled := anatomy.compiled(model):
+            where = "the model" if "" in compiled else ", ".join(compiled)
+            self._reporter.note(f"Activations of {where} are not observed: compiled.")
+        if self._trace_forward:
+            self._taps.install(anatomy.modules(model))
+        before, after = self._guarded(Watcher._before_step), self._guarded(Watcher._commit)
+        for optimizer in self._optimizers:
+            self._handles += [
+                optimizer.register_step_pre_hook(Hook(self, lambda own, *_: before(own))),
+                optimizer.register_step_post_hook(Hook(self, lambda own, *_: after(own))),
+            ]
+        if self._loss_fn is not None:
+            see = self._guarded(Watcher._see_loss)
+            self._handles.append(
+                self._loss_fn.register_forward_hook(Hook(self, lambda own, *a: see(own, a[-1])))
+            )
+        self._begin_examination_if_due()
+
+    def detach(self) -> None:
+        """Stop looking: every hook goes. What was seen stays; `attach` goes on."""
+        self._attached = False
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._gradients.detach()
+        self._taps.remove()
+        if self._examination is not None:
+            self._examination.close()
+            self._examination = None
+        self._parameters = {}
+        self._norms = self._loss = None
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Have no hook on the model for the length of a `with` block, for an export for example."""
+        self.detach()
+        try:
+            yield
+        finally:
+            self.attach()
+
+    def close(self) -> None:
+        """Detach, send the last report to the sinks, and close them. May be called twice."""
+        if self._closed:
+            return
+        self.detach()
+        self._closed = True
+        model = self._model()
+        if model is not None and _watched.get(model) is self:
+            del _watched[model]
+        self._guarded(Watcher._send)(self)
+        self._reporter.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- what the user asks and tells --------------------------------------------------------
+
+    @property
+    def history(self) -> History:
+        """The examined steps and the pulses so far."""
+        self._flush()
+        return self._reporter.history
+
+    def report(self) -> Report:
+        """Return what is known as of now."""
+        self._flush()
+        return self._reporter.report()
+
+    def step(self, loss: Tensor | float | None = None) -> None:
+        """Say that an optimizer step was made, and with which loss.
+
+        Without an optimizer given to `watch` this is what ends a step; with one it only tells
+        the loss of the step that just ended.
+        """
+        if self._attached:
+            loss = loss.detach() if isinstance(loss, Tensor) else loss
+            self._guarded(Watcher._told)(self, loss)
+
+    def _told(self, loss: Tensor | float | None) -> None:
+        if not self._optimizers:
+            self._loss = self._loss if loss is None else loss
+            self._before_step()
+            self._commit()
+        elif loss is not None and self._ring is not None:
+            self._tells_loss = True
+            self._ring.set_loss(loss)
+            if self._unjudged:
+                self._reporter.set_loss(float(loss))
+                self._send()
+
+    def _see_loss(self, loss: object) -> None:
+        if torch.is_grad_enabled() and isinstance(loss, Tensor) and loss.numel() == 1:
+            self._loss = loss.detach()
+
+    # --- a step ------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        """The end of a backward: the gradients are complete, unless another one follows."""
+        gradients = self._gradients.values()
+        if all(gradient is None for gradient in gradients):
+            return
+        scale = self._unscale()
+        norms = gradient_norms(gradients)
+        # A negative norm stands for a parameter that was not reached.
+        self._norms = norms if scale is None else torch.where(norms < 0, norms, norms * scale)
+        self._versions = self._gradients.versions()
+        if self._examination is not None:
+            self._examination.read(self._gradients.names, gradients, scale)
+
+    def _before_step(self) -> None:
+        """The last moment to see the gradients, if no backward was seen to end."""
+        if self._norms is None:
+            self._gradients.reached.update(range(len(self._gradients.parameters)))
+            self._read()
+            if self._examination is not None:
+                self._examination.read_point = AFTER_CLIPPING
+
+    def _commit(self) -> None:
+        """The optimizer has stepped."""
+        norms = self._norms
+        if norms is None:  # a step without a backward: nothing was to be seen
+            return
+        if self._unjudged:  # this step began without the last one's loss being told
+            self._send()
+        clip_ratio = self._clip_ratio(norms)
+        ring = self._ring_for(norms)
+        taps = self._taps.take()
+        flag = ring.write(self._step, norms, [taps.get(n) for n in ring.columns.taps], clip_ratio)
+        if self._loss is not None:
+            ring.set_loss(self._loss)
+        self._alarm.post(flag)
+        if self._alarm.raised() and self._step >= self._quiet_until:
+            self._quiet_until = self._step + self._schedule.every_n_steps
+            self._due = True
+        if self._examination is not None:
+            examination, self._examination = self._examination, None
+            self._reporter.add_record(
+                examination.record(
+                    self._step, loss=self._loss, clip_ratio=clip_ratio, notes=self._reporter.notes
+                )
+            )
+            # Where the loop tells its loss after the step, judgement waits for it.
+            self._unjudged = self._tells_loss
+            if not self._unjudged:
+                self._send()
+        self._step += 1
+        self._norms = self._loss = None
+        self._gradients.next_step()
+        self._begin_examination_if_due()
+
+    def _clip_ratio(self, norms: Tensor) -> Tensor | None:
+        """Gradient norm as the optimizer saw it / as backward left it."""
+        if self._scaler is not None:  # unscaling changes the gradients in place as clipping does
+            return None
+        if self._versions == self._gradients.versions():
+            return torch.ones((), device=norms.device)
+        clipped = gradient_norms(self._gradients.values()).to(norms.device)
+        before, after = (n.clamp(min=0).square().sum().sqrt() for n in (norms, clipped))
+        return after / before
+
+    def _unscale(self) -> Tensor | None:
+        scale = getattr(self._scaler, "_scale", None)
+        return None if scale is None else scale.reciprocal()
+
+    def _ring_for(self, norms: Tensor) -> Ring:
+        columns = Columns(self._gradients.names, tuple(self._taps.names))
+        if self._ring is None or self._ring.full or self._ring.columns != columns:
+            self._flush()
+            self._ring = Ring(columns, norms.device)
+        return self._ring
+
+    def _begin_examination_if_due(self) -> None:
+        model = self._model()
+        due = self._due or self._schedule(self._step)
+        if not due or model is None or not self._attached or self._examination is not None:
+            return
+        self._due = False
+        parameters = anatomy.parameters(model)
+        if not self._gradients.unchanged(parameters):  # replaced, frozen, unfrozen or added
+            self._gradients.attach(parameters)
+        self._parameters = parameters
+        modules = anatomy.modules(model)
+        self._examination = Examination(
+            modules, anatomy.layers(modules), parameters, self._guarded
+        )
+
+    def _flush(self) -> None:
+        if self._ring is not None:
+            self._reporter.add_pulses(self._ring.flush())
+
+    def _send(self) -> None:
+        self._unjudged = False
+        self._flush()
+        self._reporter.send()
+
+    # --- never disturb -----------------------------------------------------------------------
+
+    def _guarded(self, function: Callable[..., None]) -> Callable[..., None]:
+        """Wrap what runs inside the user's training: an error of ours ends the watching only."""
+        own = weakref.ref(self)
+
+        @wraps(function)
+        def guarded(*args: Any) -> None:
+            watcher = own()
+            if watcher is None or watcher._stepped_aside:
+                return
+            try:
+                function(*args)
+            except Exception as error:
+                if watcher._strict:
+                    raise
+                watcher._step_aside(error)
+
+        return guarded
+
+    def _step_aside(self, error: Exception) -> None:
+        self._stepped_aside = True
+        text = f"gradwatch stepped aside at step {self._step}: {type(error).__name__}: {error}"
+        self._reporter.note(text)
+        warn_safely(f"{text} (the training goes on; strict=True raises instead)")
+        log.debug("the error", exc_info=error)
+        self.detach()
+
+
+def _expect(name: str, value: object, kind: type, what: str) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be {what}, got {value!r:.200}")
+
+
+def _optimizers(optimizer: object) -> tuple[torch.optim.Optimizer, ...]:
+    optimizers = tuple(optimizer) if isinstance(optimizer, list | tuple) else (optimizer,)
+    optimizers = tuple(one for one in optimizers if one is not None)
+    for one in optimizers:
+        _expect("optimizer", one, torch.optim.Optimizer, "a torch optimizer or a list of them")
+    return optimizers
+
+
+def _own_sinks(log_dir: str | Path | None, writer: Any) -> Iterator[Sink]:
+    if log_dir is not None:
+        from gradwatch.sinks.runfolder import RunFolder
+
+        yield RunFolder(log_dir)
+    if log_dir is not None or writer is not None:
+        from gradwatch.sinks.tensorboard import TensorBoard
+
+        yield TensorBoard(log_dir) if writer is None else TensorBoard(writer=writer)

@@ -1,0 +1,55 @@
+"""The README is true: its code runs, and the output that it shows is what is printed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    """Return the README's fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def names() -> dict[str, Any]:
+    """Return what the snippets take as given: a model in training, sick enough to be noticed."""
+    layers = [layer for _ in range(12) for layer in (nn.Linear(16, 16), nn.Sigmoid())]
+    model = nn.Sequential(*layers, nn.Linear(16, 4))
+    return {
+        "model": model,
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.05),
+        "loss_fn": nn.CrossEntropyLoss(),
+        "batches": [(torch.randn(8, 16), torch.randint(4, (8,))) for _ in range(60)],
+    }
+
+
+@pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.splitlines()[0])
+def test_every_snippet_runs(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), names())
+    assert capsys.readouterr().out.strip(), "every snippet prints what came of it"
+
+
+def test_the_two_commands_are_there_to_copy() -> None:
+    """`.ci/run` runs exactly these lines; each of them makes the environment that it needs."""
+    commands = [line for line in README.splitlines() if line.startswith("python3 -m venv ")]
+    assert len(commands) == 2
+    assert all("-c constraints.txt" in command for command in commands)
+    assert commands[0].endswith("python examples/plain_pytorch.py")
+    assert commands[1].endswith("pytest")
+
+
+def test_every_file_it_links_to_exists() -> None:
+    root = Path(__file__).parents[1]
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
+    assert links
+    assert [link for link in links if not (root / link).exists()] == []

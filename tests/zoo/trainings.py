@@ -1,0 +1,283 @@
+"""The trainings: each is a recipe of model, data, loss, optimizer and steps, and runs in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import gradwatch
+from gradwatch.data import digits
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to train one model."""
+
+    model: Callable[[], nn.Module]
+    data: Callable[[], Batch]
+    steps: int = 80
+    learning_rate: float = 0.1
+    optimizer: type[torch.optim.Optimizer] = torch.optim.SGD
+    loss: nn.Module = field(default_factory=nn.CrossEntropyLoss)
+    batch: int = 64
+    disturb: Callable[[nn.Module, int], None] = lambda model, step: None
+    """Called before each step: where a fault is put in at a certain one."""
+
+
+def run(
+    training: Training,
+    *,
+    seed: int = 0,
+    tell_loss: bool = True,
+    log_dir: Path | None = None,
+    **options: Any,
+) -> tuple[gradwatch.Watcher, list[float]]:
+    """Train and watch; returns the closed watcher and the losses."""
+    torch.manual_seed(seed)
+    model = training.model()
+    optimizer = training.optimizer(model.parameters(), lr=training.learning_rate)  # type: ignore[call-arg]
+    losses = []
+    with gradwatch.watch(model, optimizer, log_dir=log_dir, strict=True, **options) as watcher:
+        for step, (inputs, targets) in enumerate(batches(training)):
+            training.disturb(model, step)
+            loss = training.loss(model(inputs), targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if tell_loss:
+                watcher.step(loss)
+            losses.append(loss.item())
+    return watcher, losses
+
+
+def batches(training: Training) -> Iterator[Batch]:
+    """Yield the batches of a training; they depend on the global seed."""
+    inputs, targets = training.data()
+    for _ in range(training.steps):
+        picked = torch.randint(0, len(inputs), (training.batch,))
+        yield inputs[picked], targets[picked]
+
+
+def digit_vectors() -> Batch:
+    """Handwritten digits as vectors of 64 standardised pixels."""
+    images, labels = digits()
+    flat = torch.from_numpy(images).reshape(-1, 64)
+    return (flat - flat.mean()) / flat.std(), torch.from_numpy(labels)
+
+
+def digit_scores() -> Batch:
+    """The same vectors, with the digit to be regressed as ten numbers that are 0 or 10."""
+    inputs, labels = digit_vectors()
+    return inputs, 10.0 * nn.functional.one_hot(labels, 10)
+
+
+def digit_images() -> Batch:
+    """Handwritten digits as 8x8 images of one channel."""
+    inputs, labels = digit_vectors()
+    return inputs.reshape(-1, 1, 8, 8), labels
+
+
+def digit_rows() -> Batch:
+    """Handwritten digits as sequences of 8 rows."""
+    inputs, labels = digit_vectors()
+    return inputs.reshape(-1, 8, 8), labels
+
+
+def mlp(
+    depth: int,
+    activation: Callable[[], nn.Module],
+    *,
+    width: int = 32,
+    init: Callable[[Tensor], object] | None = None,
+) -> nn.Sequential:
+    """A plain multi-layer perceptron with `depth` hidden layers, on vectors of 64."""
+    layers: list[nn.Module] = []
+    for i in range(depth):
+        layers += [nn.Linear(width if i else 64, width), activation()]
+    model = nn.Sequential(*layers, nn.Linear(width, 10))
+    if init is not None:
+        for layer in model:
+            if isinstance(layer, nn.Linear):
+                init(layer.weight)
+                nn.init.zeros_(layer.bias)
+    return model
+
+
+class FunctionalMLP(nn.Module):
+    """The same, with its activations called in `forward`."""
+
+    def __init__(self, depth: int, width: int = 32) -> None:
+        super().__init__()
+        self.first = nn.Linear(64, width)
+        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.sigmoid(self.first(x))
+        for layer in self.hidden:
+            x = torch.sigmoid(layer(x))
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+class BasicBlock(nn.Module):
+    """The block of ResNet-18, with an in-place ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.down = (
+            nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            if stride != 1 or inputs != outputs
+            else None
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip = x if self.down is None else self.down(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(x)) + skip)  # type: ignore[no-any-return]
+
+
+def resnet(width: int = 8) -> nn.Sequential:
+    """A narrow ResNet-18 for 8x8 images."""
+    widths = [width, width, 2 * width, 2 * width, 4 * width, 4 * width, 8 * width, 8 * width]
+    blocks = []
+    before = width
+    for i, after in enumerate(widths):
+        blocks.append(BasicBlock(before, after, 2 if i in (2, 4, 6) else 1))
+        before = after
+    return nn.Sequential(
+        nn.Conv2d(1, width, 3, 1, 1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        *blocks,
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(before, 10),
+    )
+
+
+class PreNormTransformer(nn.Module):
+    """A small pre-norm encoder over the rows of a digit; with a mask of -inf on request."""
+
+    def __init__(self, depth: int = 4, width: int = 32, *, masked: bool = False) -> None:
+        super().__init__()
+        self.embed = nn.Linear(8, width)
+        self.position = nn.Parameter(0.02 * torch.randn(8, width))
+        layer = nn.TransformerEncoderLayer(
+            width, 4, 64, dropout=0.1, batch_first=True, norm_first=True
+        )
+        self.encoder = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, 10)
+        self.mask = CausalMask() if masked else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = None if self.mask is None else self.mask(x)
+        x = self.encoder(self.embed(x) + self.position, mask=mask)
+        return self.head(self.norm(x).mean(1))  # type: ignore[no-any-return]
+
+
+class CausalMask(nn.Module):
+    """Gives the additive mask of causal attention: -inf where one may not look."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        length = x.shape[1]
+        return torch.full((length, length), -torch.inf).triu(1)
+
+
+class NanForward(nn.Module):
+    """Passes its input on, but for one step, in which it divides 0 by 0."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.step = step
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x * (torch.zeros(()) / 0.0) if self.calls == self.step + 1 else x * 1.0
+
+
+class NanBackward(nn.Module):
+    """Adds sqrt(x * 0), whose value is 0 and whose gradient is 0 * inf, in one step only."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.step = step
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x + (x * 0.0).sqrt() if self.calls == self.step + 1 else x * 1.0
+
+
+def with_module(model: nn.Sequential, position: int, module: nn.Module) -> nn.Sequential:
+    """Return a model with one more module at a position."""
+    layers = list(model)
+    return nn.Sequential(*layers[:position], module, *layers[position:])
+
+
+def he(weight: Tensor) -> Tensor:
+    """He's initialisation, for rectifiers."""
+    return nn.init.kaiming_normal_(weight, nonlinearity="relu")
+
+
+def normal(std: float) -> Callable[[Tensor], Tensor]:
+    """Normal weights of a given size."""
+    return lambda weight: nn.init.normal_(weight, std=std)
+
+
+ADAM = torch.optim.Adam
+
+HEALTHY: dict[str, Training] = {
+    "digits-mlp": Training(lambda: mlp(2, nn.ReLU), digit_vectors),
+    "he-relu-mlp": Training(
+        lambda: mlp(12, nn.ReLU, width=64, init=he), digit_vectors, learning_rate=0.02
+    ),
+    "resnet": Training(resnet, digit_images, steps=40, learning_rate=0.05),
+    "pre-norm-transformer": Training(
+        PreNormTransformer, digit_rows, learning_rate=1e-3, optimizer=ADAM
+    ),
+    "masked-attention": Training(
+        lambda: PreNormTransformer(2, masked=True), digit_rows, learning_rate=1e-3, optimizer=ADAM
+    ),
+}
+"""They learn: the loss at the end is well below that at the beginning."""
+
+SICK: dict[str, Training] = {
+    "sigmoid-mlp": Training(lambda: mlp(20, nn.Sigmoid), digit_vectors),
+    "functional-sigmoid-mlp": Training(lambda: FunctionalMLP(12), digit_vectors),
+    "small-tanh-mlp": Training(lambda: mlp(12, nn.Tanh, init=normal(0.02)), digit_vectors),
+    "default-relu-mlp": Training(lambda: mlp(24, nn.ReLU), digit_vectors),
+    "large-tanh-mlp": Training(
+        lambda: mlp(12, nn.Tanh, width=64, init=normal(1.0)), digit_vectors, learning_rate=0.5
+    ),
+    "large-relu-mlp": Training(
+        lambda: mlp(12, nn.ReLU, width=64, init=normal(1.0)), digit_vectors, steps=12
+    ),
+    "high-learning-rate": Training(
+        lambda: mlp(2, nn.Tanh),
+        digit_scores,
+        learning_rate=2.0,
+        steps=20,
+        loss=nn.MSELoss(),
+    ),
+    "nan-forward": Training(
+        lambda: with_module(mlp(3, nn.ReLU), 4, NanForward(37)), digit_vectors, steps=45
+    ),
+    "nan-backward": Training(
+        lambda: with_module(mlp(3, nn.ReLU), 4, NanBackward(37)), digit_vectors, steps=45
+    ),
+}
+"""They do not learn, and each for a reason of its own."""
