@@ -126,7 +126,8 @@ class Watcher:
         )
         self._step = 0
         self._quiet_until = 0
-        self._due = self._unjudged = self._tells_loss = False
+        self._due = self._unjudged = False
+        self._tells_loss = bool(self._optimizers)  # until it is seen that the loop does not
         self._attached = self._stepped_aside = self._closed = False
         self._loss: Tensor | float | None = None
         self._norms: Tensor | None = None
@@ -204,8 +205,10 @@ class Watcher:
         model = self._model()
         if model is not None and _watched.get(model) is self:
             del _watched[model]
-        self._guarded(Watcher._send)(self)
+        if not self._stepped_aside:
+            self._guarded(Watcher._send)(self)
         self._reporter.close()
+        self._optimizers, self._loss_fn, self._scaler = (), None, None
 
     def __enter__(self) -> Self:
         return self
@@ -285,7 +288,8 @@ class Watcher:
         norms = self._norms
         if norms is None:  # a step without a backward: nothing was to be seen
             return
-        if self._unjudged:  # this step began without the last one's loss being told
+        if self._unjudged:  # the last step's loss was not told
+            self._tells_loss = False
             self._send()
         clip_ratio = self._clip_ratio(norms)
         ring = self._ring_for(norms)
@@ -305,7 +309,7 @@ class Watcher:
                 )
             )
             # Where the loop tells its loss after the step, judgement waits for it.
-            self._unjudged = self._tells_loss
+            self._unjudged = self._tells_loss and self._loss is None
             if not self._unjudged:
                 self._send()
         self._step += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+NUMBER = r"[-+]?\d+(?:\.\d+)?(?:e[-+]\d+)?"
 
 
 def blocks(language: str) -> list[str]:
@@ -39,6 +42,28 @@ def test_every_snippet_runs(
     assert capsys.readouterr().out.strip(), "every snippet prints what came of it"
 
 
+def test_the_output_block_is_what_the_example_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same words, and numbers within 10 %: another machine rounds its sums elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["plain_pytorch.py"])
+    runpy.run_path(str(ROOT / "examples" / "plain_pytorch.py"), run_name="__main__")
+    shown, _, rest = blocks("text")[0].partition("[...")
+    printed = capsys.readouterr().out
+    assert rest, "the block says where it was cut"
+    assert words(printed)[: len(words(shown))] == words(shown)
+    numbers = [float(number) for number in re.findall(NUMBER, shown)]
+    assert [float(number) for number in re.findall(NUMBER, printed)][: len(numbers)] == (
+        pytest.approx(numbers, rel=0.1, abs=0.1)
+    )
+
+
+def words(text: str) -> list[str]:
+    """Return the words of a report without its numbers, bars and line breaks."""
+    return re.sub(rf"{NUMBER}|[░▁▂▃▄▅▆▇█]+", " ", text).split()
+
+
 def test_the_two_commands_are_there_to_copy() -> None:
     """`.ci/run` runs exactly these lines; each of them makes the environment that it needs."""
     commands = [line for line in README.splitlines() if line.startswith("python3 -m venv ")]
@@ -49,7 +74,6 @@ def test_the_two_commands_are_there_to_copy() -> None:
 
 
 def test_every_file_it_links_to_exists() -> None:
-    root = Path(__file__).parents[1]
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
     assert links
-    assert [link for link in links if not (root / link).exists()] == []
+    assert [link for link in links if not (ROOT / link).exists()] == []

@@ -33,13 +33,15 @@ def names() -> tuple[str, ...]:
 
 
 def explain(name: str) -> str:
-    """Return what a detector or a remedy does, and why: the docstring of its class.
+    """Return what a detector or a remedy does, and why: a remedy's title, and the docstring of
+    its class.
 
     Raises `KeyError` for a name that is not known.
     """
     for thing in _things():
         if thing.name == name:
-            return inspect.getdoc(type(thing)) or ""
+            title = f"{thing.title}.\n\n" if hasattr(thing, "title") else ""
+            return title + (inspect.getdoc(type(thing)) or "")
     raise KeyError(name)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gradwatch.core.record import Record
 
 FIRST_RECORDS: Final = 8
-"""The first exams are kept for the whole run: what it was born with is told apart from what came."""
+"""The first exams are kept for the whole run: they tell what it was born with from what came."""
 LAST_RECORDS: Final = 56
 LAST_PULSES: Final = 4096
 FIRST_PULSES: Final = 256

@@ -108,7 +108,8 @@ def prescribe(
     """Return the changes that answer what is worse than a note, and notes on what has none."""
     if record is None:
         return (), ()
-    remedies = tuple(remedies)
+    # The more specific a remedy is, the sooner it comes.
+    remedies = tuple(sorted(remedies, key=lambda remedy: len(remedy.treats)))
     found: dict[tuple[str, str], Prescription] = {}
     notes: list[str] = []
     for finding in findings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from warnings import warn
 
@@ -96,6 +97,8 @@ class Reporter:
             if self._strict:
                 raise
             self._sinks = [other for other in self._sinks if other is not sink]
+            with suppress(Exception):
+                sink.close()
             text = f"{type(sink).__name__} is left out: {type(error).__name__}: {error}"
             self.note(text)
             warn_safely(f"gradwatch: {text}")

@@ -205,9 +205,13 @@ def listed(layers: Sequence[str]) -> str:
     return ", ".join(shown) if len(shown) <= 3 else f"{shown[0]}, {shown[1]} ... {shown[-1]}"
 
 
-def kinds(entries: Sequence[Entry]) -> str:
-    """Name what the entries are: "20 Sigmoid" or "3 Conv2d and 2 Linear"."""
+def kinds(entries: Sequence[Entry], verb: str) -> str:
+    """Say what the entries are and do: "20 Sigmoids lose" or "3 Conv2d and 1 Linear lose"."""
     counts: dict[str, int] = {}
     for entry in entries:
         counts[entry.kind] = counts.get(entry.kind, 0) + 1
-    return " and ".join(f"{count} {kind}" for kind, count in counts.items())
+    named = " and ".join(
+        f"{count} {kind}{'s' if count > 1 and kind[-1].isalpha() else ''}"
+        for kind, count in counts.items()
+    )
+    return f"{named} {verb}{'s' if len(entries) == 1 else ''}"

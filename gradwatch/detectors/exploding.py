@@ -134,7 +134,7 @@ def _causes(record: Record, *, born: bool) -> Iterator[Cause]:
     if growing and weighted > 0:
         gain = math.sqrt(2) if found.rectifiers else 1.0
         factor = _depth.init_factor(record, growing, gain)
-        text = f"{_depth.kinds(found.weighted)} add {weighted:.1f} bits"
+        text = f"{_depth.kinds(found.weighted, 'add')} {weighted:.1f} bits"
         if factor is not None and factor > 1:
             text += f": their weights are {factor:.3g} times larger than what keeps the signal"
         if not born:
@@ -162,4 +162,4 @@ def _not_finite_after(history: History, streak: Streak) -> bool:
 
 DETECTORS = (ExplodingGradient(),)
 HEALTHY = ("digits-mlp", "resnet", "pre-norm-transformer", "he-relu-mlp")
-SICK = ("large-tanh-mlp", "large-relu-mlp", "high-learning-rate")
+SICK = ("large-relu-mlp", "high-learning-rate")

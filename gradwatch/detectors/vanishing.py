@@ -69,7 +69,7 @@ class VanishingGradient:
                 self.name,
                 severity,
                 summary,
-                causes[0].layers if causes else trend.layers,
+                _early(trend),
                 streak.since,
                 streak.until,
                 causes,
@@ -93,10 +93,10 @@ class VanishingGradient:
         if lasting and streak.trend.drop >= self.critical_decades:
             lost = _updates_lost(streak.records[-1], streak.trend)
             if lost is not None:
+                how = f"they change by {lost:.1g} of their size" if lost else "they do not change"
                 return Severity.CRITICAL, (
-                    f"It has lasted since step {streak.since}, and the first layers do not move: "
-                    f"their relative update of {lost:.1g} a step rounds to nothing. Progress: "
-                    f"{going.text}."
+                    f"It has lasted since step {streak.since}, and the first layers are stuck: "
+                    f"{how} in a step. Progress: {going.text}."
                 )
             if going.moving is False and streak.steps >= self.flat_steps:
                 return Severity.CRITICAL, (
@@ -135,7 +135,7 @@ def _causes(record: Record, found: Blame) -> Iterator[Cause]:
     if found.bounded and steep and weighted > 0.25 * abs(bounded):
         yield Cause(
             "init",
-            f"{_depth.kinds(found.bounded)} lose {-bounded:.1f} bits because the weights before "
+            f"{_depth.kinds(found.bounded, 'lose')} {-bounded:.1f} bits because the weights before "
             f"them are so large that they saturate (the weights add {weighted:.1f} bits).",
             _depth.names(found.weighted),
             bounded,
@@ -143,7 +143,7 @@ def _causes(record: Record, found: Blame) -> Iterator[Cause]:
     elif found.bounded:
         yield Cause(
             "activation",
-            f"{_depth.kinds(found.bounded)} lose {-bounded:.1f} bits, "
+            f"{_depth.kinds(found.bounded, 'lose')} {-bounded:.1f} bits, "
             f"{-bounded / len(found.bounded):.2f} each"
             + ("." if steep else " (a sigmoid loses 2 at best, its slope is at most 1/4)."),
             _depth.names(found.bounded),
@@ -153,9 +153,9 @@ def _causes(record: Record, found: Blame) -> Iterator[Cause]:
     if shrinking and weighted + rectifiers < 0:
         gain = math.sqrt(2) if found.rectifiers else 1.0
         factor = _depth.init_factor(record, shrinking, gain)
-        text = f"{_depth.kinds(found.weighted)} lose {-weighted:.1f} bits"
+        text = f"{_depth.kinds(found.weighted, 'lose')} {-weighted:.1f} bits"
         if found.rectifiers:
-            text += f" and {_depth.kinds(found.rectifiers)} {-rectifiers:.1f}"
+            text += f", {_depth.kinds(found.rectifiers, 'lose')} {-rectifiers:.1f}"
         if factor is not None and factor < 1:
             rule = "He's" if found.rectifiers else "the signal-preserving"
             text += f": their weights are {1 / factor:.3g} times smaller than {rule} size"
@@ -173,7 +173,7 @@ def _causes(record: Record, found: Blame) -> Iterator[Cause]:
 def _updates_lost(record: Record, trend: Trend) -> float | None:
     """Return the largest relative update in the first third of the layers, if all round to
     nothing; None when some move or none was measured."""
-    early = trend.layers[: max(1, len(trend.layers) // 3)]
+    early = _early(trend)
     ratios = [
         parameter.update_ratio
         for parameter in record.parameters
@@ -183,6 +183,11 @@ def _updates_lost(record: Record, trend: Trend) -> float | None:
     return max(known) if known and max(known) < LOST else None
 
 
+def _early(trend: Trend) -> tuple[str, ...]:
+    """The layers that get the least: the first third."""
+    return trend.layers[: max(1, len(trend.layers) // 3)]
+
+
 def _share(cause: Cause) -> str:
     share = cause.share or 0.0
     return "all of it" if share > 0.995 else f"{share:.0%} of it"
@@ -190,4 +195,10 @@ def _share(cause: Cause) -> str:
 
 DETECTORS = (VanishingGradient(),)
 HEALTHY = ("digits-mlp", "resnet", "pre-norm-transformer", "he-relu-mlp")
-SICK = ("sigmoid-mlp", "small-tanh-mlp", "default-relu-mlp", "functional-sigmoid-mlp")
+SICK = (
+    "sigmoid-mlp",
+    "small-tanh-mlp",
+    "large-tanh-mlp",
+    "default-relu-mlp",
+    "functional-sigmoid-mlp",
+)

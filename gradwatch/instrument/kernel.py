@@ -114,7 +114,7 @@ def _add(row: Tensor, chunk: Tensor) -> None:
     wide = chunk.double()
     # Rare values cost passes of their own. On the CPU it is free to ask whether there are any;
     # elsewhere the answer would have to be waited for.
-    ask = chunk.device.type == "cpu"
+    ask = _may_ask(chunk.device)
     if not ask or folded[OCTAVES]:
         nans = (chunk != chunk).sum()
         wide = wide.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
@@ -137,19 +137,20 @@ def _counts(chunk: Tensor) -> Tensor:
     integer, mantissa, width, _ = _BITS[chunk.dtype]
     bins = 1 << width
     exponents = chunk.view(integer) >> mantissa
-    if chunk.device.type == "cpu":
+    if _may_ask(chunk.device):
         # Narrowing to 8 bits drops the sign that the shift dragged along.
         exponents = exponents.to(torch.uint8) if width == 8 else exponents & (bins - 1)
         return torch.bincount(exponents, minlength=bins).double()
     # bincount would wait for the device to learn its largest value; integer sums are exact in any
     # order, so that this is deterministic too.
-    return _scatter_counts(exponents & (bins - 1), bins)
+    places = (exponents & (bins - 1)).long()
+    counts = torch.zeros(bins, dtype=torch.int64, device=chunk.device)
+    return counts.scatter_add_(0, places, torch.ones_like(places)).double()
 
 
-def _scatter_counts(exponents: Tensor, bins: int) -> Tensor:
-    counts = torch.zeros(bins, dtype=torch.int64, device=exponents.device)
-    ones = torch.ones((), dtype=torch.int64, device=exponents.device)
-    return counts.scatter_add_(0, exponents.long(), ones.expand(exponents.numel())).double()
+def _may_ask(device: torch.device) -> bool:
+    """Whether reading a number from a tensor waits for nothing."""
+    return device.type == "cpu"
 
 
 @cache

@@ -132,6 +132,7 @@ class Probe:
         self._threads = threading.local()
         self._hooks = ModuleHooks(self, guard(Probe._enter), guard(Probe._leave))
         self._checkpoint: Seen | None = None
+        self._places: list[list[Any]] = []
         self._guard = guard
         self._closed = False
         self._backward = False
@@ -149,6 +150,9 @@ class Probe:
         self._closed = True
         self.remove()
         self._threads = threading.local()
+        self._places.clear()
+        self._checkpoint = None
+        self.seen = []
 
     # --- forward -----------------------------------------------------------------------------
 
@@ -214,22 +218,22 @@ class Probe:
                 self._hooks.resume()
             return
         seen.last = graph.next_number()
-        needs_gradient = False
+        passed_on = False
         for tensor in graph.tensors(output):
             edge = graph.edge(tensor) if tensor.requires_grad else None
             seen.outputs.append(state.measured(tensor, edge, self.transfer))
-            if edge is None or tensor.grad_fn is None:
+            if edge is None:
                 continue
-            needs_gradient = True
-            if edge in seen.ins:
-                seen.ins.discard(edge)
-                seen.reason = PASS_THROUGH
+            if edge in seen.ins:  # no output of its own, though it may be used inside as well
+                passed_on = True
+                continue
+            if tensor.grad_fn is None:  # a parameter: a hook would stay on it
                 continue
             seen.outs.add(edge)
             if (base := graph.base_edge(tensor)) is not None:
                 seen.bases[edge] = base
-        if not needs_gradient:
-            seen.reason = NO_GRAD_OUTPUT
+        if not seen.outs:
+            seen.reason = PASS_THROUGH if passed_on else NO_GRAD_OUTPUT
         if seen.layer.weighted:
             state.channel = 1 if "Conv" in seen.layer.kind else -1
         if seen.layer.kind in COUNTED and isinstance(output, Tensor) and output.ndim > 1:
@@ -341,36 +345,38 @@ class Probe:
             flow = calls[key].internal[edge] = Flow(len(places), keep=True)
             for node, i in places:
                 wanted.setdefault(node, []).append((i, flow))
-        watch, tap = self._guard(Probe._passed), self._guard(Probe._arrived)
         for node, flows in wanted.items():
-
-            def passed(probe: Probe, ins: Any, _: Any, *, _f: Any = flows) -> None:
-                watch(probe, ins, _f)
-
-            node.register_hook(Hook(self, passed))
+            self._look(node.register_hook, Probe._passed, flows)
         outputs: dict[Node, list[tuple[int, Seen]]] = {}
         for call in {*calls.values(), *(c for c in owners.values() if c), *operations.values()}:
             for node, nr in call.outs:
                 outputs.setdefault(node, []).append((nr, call))
         for node, arriving in outputs.items():
+            self._look(node.register_prehook, Probe._arrived, arriving)
 
-            def arrived(probe: Probe, gradients: Any, *, _a: Any = arriving) -> None:
-                tap(probe, gradients, _a)
+    def _look(self, register: Callable[..., object], look: Callable[..., None], at: list[Any]
+              ) -> None:
+        """Hook a node. The hook holds no call: a call holds nodes, and a cycle through a node's
+        hook is one that the garbage collector does not see."""
+        key = len(self._places)
+        self._places.append(at)
+        guarded = self._guard(look)
 
-            node.register_prehook(Hook(self, arrived))
+        def hook(probe: Probe, gradients: Any, *_: Any) -> None:
+            if not probe._closed:
+                guarded(probe, gradients, probe._places[key])
+
+        register(Hook(self, hook))
 
     # --- backward ----------------------------------------------------------------------------
 
     def _passed(self, gradients: Any, flows: list[tuple[int, Flow]]) -> None:
-        if not self._closed:
-            self._backward = True
-            with torch.no_grad():
-                for i, flow in flows:
-                    flow.add(gradients[i], self.transfer)
+        self._backward = True
+        with torch.no_grad():
+            for i, flow in flows:
+                flow.add(gradients[i], self.transfer)
 
     def _arrived(self, gradients: Any, calls: list[tuple[int, Seen]]) -> None:
-        if self._closed:
-            return
         self._backward = True
         rows: dict[int, int] = {}
         self._checkpoint = next(

@@ -61,9 +61,10 @@ def _numbered(names: Sequence[str]) -> str | None:
         wanted = [f"{head}{number + step * i}{tail}" for i in range(len(names))]
         if step > 0 and wanted == list(names):
             stop = number + step * (len(names) - 1) + 1
+            start = f"{number}, " if number or step > 1 else ""
             by = f", {step}" if step > 1 else ""
             expression = f'f"{head}{{i}}{tail}"' if head + tail else "str(i)"
-            return f"[{expression} for i in range({number}, {stop}{by})]"
+            return f"[{expression} for i in range({start}{stop}{by})]"
     return None
 
 
@@ -82,6 +83,12 @@ def replace_each(names: Sequence[str], *body: str) -> str:
             *(f"        {line}" for line in body),
         ]
     )
+
+
+def mention(names: Sequence[str]) -> str:
+    """Return names for a comment: all of a few, the first and the last of many."""
+    shown = [repr(name) for name in names]
+    return ", ".join(shown) if len(shown) <= 3 else f"{shown[0]} to {shown[-1]}, {len(shown)} times"
 
 
 def counted(number: int, noun: str) -> str:

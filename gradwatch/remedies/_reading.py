@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from gradwatch.core.finding import Finding
-from gradwatch.core.record import Call, Layer, Record
-from gradwatch.core.remedy import Remedy
+from gradwatch.core.record import NO_GRAD_INPUT, Call, Layer, Record
+from gradwatch.core.remedy import CannotPrescribe, Remedy
 
 SATURATING: Final = frozenset(
     {"sigmoid", "tanh", "hardsigmoid", "hardtanh", "softsign", "logsigmoid", "tanhshrink"}
@@ -132,6 +132,24 @@ def own_weight(record: Record, layer: Layer) -> bool:
         and len(layer.weight_shape) >= 2
         and not any(parameter.name.startswith(computed) for parameter in record.parameters)
     )
+
+
+def to_initialise(finding: Finding, remedy: Remedy, record: Record) -> tuple[Place, ...]:
+    """Return the places whose weights to draw anew: the blamed ones, or all if none is named.
+
+    A layer that takes the data has no gradient at its input, so it cannot be blamed: it goes with
+    the others where at least half of them are. Raises `CannotPrescribe` when there is none.
+    """
+    every = [place for place in places(record) if own_weight(record, place.layer)]
+    if not every:
+        raise CannotPrescribe("no Linear or Conv layer with a weight of its own was found")
+    sick = set(blamed(finding, remedy)) & set(names(every))
+    if not sick:
+        return tuple(every)
+    first = {place.layer.name for place in every if place.call.reason == NO_GRAD_INPUT}
+    if 2 * len(sick) >= len(set(names(every)) - first):
+        sick |= first
+    return tuple(place for place in every if place.layer.name in sick)
 
 
 def names(calls: Iterable[Place | Call]) -> tuple[str, ...]:

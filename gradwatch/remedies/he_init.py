@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gradwatch.core.finding import Finding
 from gradwatch.core.record import Record
-from gradwatch.core.remedy import CannotPrescribe, Prescription
+from gradwatch.core.remedy import Prescription
 from gradwatch.remedies import _code, _reading
 
 
@@ -47,11 +47,7 @@ class HeInit:
 
     def prescribe(self, finding: Finding, record: Record) -> Prescription:
         """Return the change for this model; raises `CannotPrescribe` with the reason."""
-        every = [p for p in _reading.places(record) if _reading.own_weight(record, p.layer)]
-        blamed = set(_reading.blamed(finding, self)) & set(_reading.names(every))
-        chosen = [p for p in every if p.layer.name in blamed] if blamed else every
-        if not chosen:
-            raise CannotPrescribe("no Linear or Conv layer with a weight of its own was found")
+        chosen = _reading.to_initialise(finding, self, record)
         # Nothing halves the signal after the last layer: there the gain is that of a linear unit.
         hidden = _reading.names(_reading.hidden(record))
         groups = {

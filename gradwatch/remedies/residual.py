@@ -141,17 +141,17 @@ for name, module in list(model.named_modules(remove_duplicate=False)):
 
 
 def _advice(places: Sequence[Place]) -> str:
-    lines = [
-        "# To change by hand: the activation is called in a forward and is no module, and a skip",
-        "# around the layer alone would still send all of the gradient through it.",
-    ]
-    for place in places:
-        assert place.activation is not None
-        lines.append(
-            f"#   {place.layer.name!r} and {place.activation.layer.name!r}: "
-            "write h = h + activation(layer(h)) instead of h = activation(layer(h))"
-        )
-    return "\n".join(lines)
+    layers = _code.mention(_reading.names(places))
+    activations = _code.mention(_reading.names(p.activation for p in places if p.activation))
+    return "\n".join(
+        [
+            "# To change by hand: the activation is called in a forward and is no module, and a skip",
+            "# around the layer alone would still send all of the gradient through it.",
+            f"#   For {layers}",
+            f"#   and {activations}",
+            "#   write h = h + activation(layer(h)) instead of h = activation(layer(h)).",
+        ]
+    )
 
 
 REMEDIES = (Residual(),)

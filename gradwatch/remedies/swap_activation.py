@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -16,7 +16,7 @@ _NAMES: Final = {"ReLU": "relu", "LeakyReLU": "leaky-relu", "PReLU": "prelu", "G
 _OPERATIONS: Final = {
     "ReLU": "torch.relu(...)",
     "LeakyReLU": "torch.nn.functional.leaky_relu(...)",
-    "PReLU": "self.act(...), with self.act = torch.nn.PReLU() made in __init__",
+    "PReLU": "self.act(...), and make self.act = torch.nn.PReLU() in __init__",
     "GELU": "torch.nn.functional.gelu(...)",
 }
 
@@ -112,13 +112,15 @@ class SwapActivation:
 
     def _by_hand(self, operations: Sequence[Layer], record: Record) -> list[str]:
         lines = ["# To change by hand, since no module of this model that can be replaced does it:"]
+        groups: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
         for layer in operations:
-            path, _, _ = layer.name.rpartition(":")
-            where = f"the forward of {_module(path, record)}" if layer.functional else "the model"
-            lines.append(
-                f"#   {layer.name!r}: in {where}, write {_OPERATIONS[self.to]} "
-                f"instead of {layer.kind!r}"
-            )
+            path = layer.name.rpartition(":")[0] if layer.functional else layer.name
+            groups[path, layer.kind].append(layer.name)
+        for (path, kind), names in groups.items():
+            lines += [
+                f"#   in the forward of {_module(path, record)} instead of {kind!r}",
+                f"#   ({_code.mention(names)}) write {_OPERATIONS[self.to]}",
+            ]
         return lines
 
 

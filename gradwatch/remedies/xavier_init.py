@@ -8,7 +8,7 @@ from typing import Final
 
 from gradwatch.core.finding import Finding
 from gradwatch.core.record import Record
-from gradwatch.core.remedy import CannotPrescribe, Prescription
+from gradwatch.core.remedy import Prescription
 from gradwatch.remedies import _code, _reading
 
 _GAINS: Final = {
@@ -55,11 +55,7 @@ class XavierInit:
 
     def prescribe(self, finding: Finding, record: Record) -> Prescription:
         """Return the change for this model; raises `CannotPrescribe` with the reason."""
-        every = [p for p in _reading.places(record) if _reading.own_weight(record, p.layer)]
-        blamed = set(_reading.blamed(finding, self)) & set(_reading.names(every))
-        chosen = [p for p in every if p.layer.name in blamed] if blamed else every
-        if not chosen:
-            raise CannotPrescribe("no Linear or Conv layer with a weight of its own was found")
+        chosen = _reading.to_initialise(finding, self, record)
         output = _reading.places(record)[-1].layer.name
         groups: defaultdict[str, dict[str, None]] = defaultdict(dict)
         for place in chosen:

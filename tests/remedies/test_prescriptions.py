@@ -12,7 +12,7 @@ from torch import nn
 
 from gradwatch.core.catalog import remedies
 from gradwatch.core.finding import Finding
-from gradwatch.core.record import Parameter, Record
+from gradwatch.core.record import NO_GRAD_INPUT, Parameter, Record
 from gradwatch.core.remedy import CannotPrescribe, Prescription
 from gradwatch.remedies import _code
 from gradwatch.remedies.swap_activation import SwapActivation
@@ -420,3 +420,31 @@ def test_remedies_have_distinct_names_and_a_docstring_that_says_when_they_do_not
 def test_an_unknown_activation_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="ReLU, LeakyReLU, PReLU, GELU, got 'Sigmoid'"):
         SwapActivation("Sigmoid")
+
+
+def test_the_first_layer_is_initialised_with_the_others(
+    examine: Examine, complain: Complain
+) -> None:
+    """It has no gradient at its input and cannot be blamed: it goes with what half of them do."""
+    record = examine(mlp(), FLAT)
+    calls = tuple(
+        replace(call, reason=NO_GRAD_INPUT) if call.layer.name == "0" else call
+        for call in record.calls
+    )
+    record = replace(record, calls=calls)
+    most = REMEDIES["he-init"].prescribe(complain("init", "2", "4"), record).code
+    one = REMEDIES["he-init"].prescribe(complain("init", "2"), record).code
+    assert "['0', '2', '4']" in most
+    assert "['2']" in one
+
+
+def test_an_operation_that_is_called_often_is_mentioned_once(
+    examine: Examine, complain: Complain
+) -> None:
+    layers = {f"{i}": f":tanh#{i}" for i in range(12)}
+    model = nn.Sequential(*(nn.Linear(3, 3) for _ in range(13)))
+    record = examine(model, FLAT, layers)
+    for name in ("swap-activation-prelu", "residual"):
+        prescription = REMEDIES[name].prescribe(complain("activation", *layers.values()), record)
+        assert len(prescription.code.splitlines()) <= 5
+        assert "':tanh#0' to ':tanh#11', 12 times" in prescription.code
