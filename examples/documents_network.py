@@ -337,7 +337,7 @@ def main() -> None:
         part_d(trainings[f"8 x {WIDTH} Sigmoid"].last, 8, 20, log_dir, ["Adam"])
     else:
         trainings = part_c(DEPTHS, 1000, log_dir)
-        part_d(trainings[f"{SICK} x {WIDTH} Sigmoid"].last, SICK, 500, log_dir)
+        part_d(trainings[f"{SICK} x {WIDTH} Sigmoid"].last, SICK, 300, log_dir)
     console.print(f"Curves: tensorboard --logdir {log_dir}", markup=False)
 
 

@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from gradwatch.core import catalog
 from gradwatch.core.finding import Detector
-from gradwatch.core.history import Columns, History
+from gradwatch.core.history import History
 from gradwatch.core.report import Report
 from gradwatch.core.reporter import Reporter, warn_safely
 from gradwatch.core.sink import Sink
@@ -26,31 +26,19 @@ from gradwatch.instrument import anatomy
 from gradwatch.instrument.examination import AFTER_CLIPPING, Examination
 from gradwatch.instrument.gradients import Gradients
 from gradwatch.instrument.hooks import Hook
-from gradwatch.instrument.pulse import Alarm, Ring, gradient_norms
+from gradwatch.instrument.pulse import gradient_norms
+from gradwatch.instrument.recorder import Recorder
 from gradwatch.instrument.schedule import Schedule
-from gradwatch.instrument.taps import Taps
 
 log = logging.getLogger("gradwatch")
 
 _watched: Final[weakref.WeakKeyDictionary[nn.Module, Watcher]] = weakref.WeakKeyDictionary()
 
 
-def watch(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
-    *,
-    log_dir: str | Path | None = None,
-    every_n_steps: int = 50,
-    loss_fn: nn.Module | None = None,
-    scaler: torch.amp.GradScaler | None = None,
-    writer: Any = None,
-    sinks: Iterable[Sink] = (),
-    detectors: Iterable[Detector] | None = None,
-    trace_forward: bool = True,
-    strict: bool = False,
-) -> Watcher:
-    """Watch a model train, without changing the training. Use it as a context manager or call
-    `close()` at the end.
+class Watcher:
+    """Watches a model train, without changing the training.
+
+    Use it as a context manager or call `close()` at the end. It is attached once it is made.
 
     With the optimizer given, the loop stays as it is; else call `watcher.step()` or
     `watcher.step(loss)` after each optimizer step. `watcher.step(loss)` is of use in both cases:
@@ -71,23 +59,6 @@ def watch(
 
     Raises `TypeError` or `ValueError` for arguments that make no sense; nothing after that.
     """
-    return Watcher(
-        model,
-        optimizer,
-        log_dir=log_dir,
-        every_n_steps=every_n_steps,
-        loss_fn=loss_fn,
-        scaler=scaler,
-        writer=writer,
-        sinks=sinks,
-        detectors=detectors,
-        trace_forward=trace_forward,
-        strict=strict,
-    )
-
-
-class Watcher:
-    """Watches one model. Made by `watch()`, which documents the arguments."""
 
     def __init__(
         self,
@@ -132,13 +103,11 @@ class Watcher:
         self._loss: Tensor | float | None = None
         self._norms: Tensor | None = None
         self._versions: list[int] = []
-        self._ring: Ring | None = None
-        self._alarm = Alarm()
         self._examination: Examination | None = None
         self._handles: list[RemovableHandle] = []
         self._parameters: dict[str, nn.Parameter] = {}
         self._gradients = Gradients(self, self._guarded(Watcher._read))
-        self._taps = Taps(self._guarded)
+        self._recorder = Recorder(self._guarded)
         if (before := _watched.get(model)) is not None:
             warn("this model is watched already: the new watcher replaces the old", stacklevel=3)
             before.close()
@@ -159,7 +128,7 @@ class Watcher:
             where = "the model" if "" in compiled else ", ".join(compiled)
             self._reporter.note(f"Activations of {where} are not observed: compiled.")
         if self._trace_forward:
-            self._taps.install(anatomy.modules(model))
+            self._recorder.install(anatomy.modules(model))
         before, after = self._guarded(Watcher._before_step), self._guarded(Watcher._commit)
         for optimizer in self._optimizers:
             self._handles += [
@@ -180,7 +149,7 @@ class Watcher:
             handle.remove()
         self._handles.clear()
         self._gradients.detach()
-        self._taps.remove()
+        self._recorder.remove()
         if self._examination is not None:
             self._examination.close()
             self._examination = None
@@ -249,9 +218,9 @@ class Watcher:
             self._loss = self._loss if loss is None else loss
             self._before_step()
             self._commit()
-        elif loss is not None and self._ring is not None:
+        elif loss is not None:
             self._tells_loss = True
-            self._ring.set_loss(loss)
+            self._recorder.set_loss(loss)
             if self._unjudged:
                 self._reporter.set_loss(float(loss))
                 self._send()
@@ -292,13 +261,10 @@ class Watcher:
             self._tells_loss = False
             self._send()
         clip_ratio = self._clip_ratio(norms)
-        ring = self._ring_for(norms)
-        taps = self._taps.take()
-        flag = ring.write(self._step, norms, [taps.get(n) for n in ring.columns.taps], clip_ratio)
+        odd = self._recorder.write(self._step, self._gradients.names, norms, clip_ratio)
         if self._loss is not None:
-            ring.set_loss(self._loss)
-        self._alarm.post(flag)
-        if self._alarm.raised() and self._step >= self._quiet_until:
+            self._recorder.set_loss(self._loss)
+        if odd and self._step >= self._quiet_until:
             self._quiet_until = self._step + self._schedule.every_n_steps
             self._due = True
         if self._examination is not None:
@@ -331,13 +297,6 @@ class Watcher:
         scale = getattr(self._scaler, "_scale", None)
         return None if scale is None else scale.reciprocal()
 
-    def _ring_for(self, norms: Tensor) -> Ring:
-        columns = Columns(self._gradients.names, tuple(self._taps.names))
-        if self._ring is None or self._ring.full or self._ring.columns != columns:
-            self._flush()
-            self._ring = Ring(columns, norms.device)
-        return self._ring
-
     def _begin_examination_if_due(self) -> None:
         model = self._model()
         due = self._due or self._schedule(self._step)
@@ -349,13 +308,10 @@ class Watcher:
             self._gradients.attach(parameters)
         self._parameters = parameters
         modules = anatomy.modules(model)
-        self._examination = Examination(
-            modules, anatomy.layers(modules), parameters, self._guarded
-        )
+        self._examination = Examination(modules, anatomy.layers(modules), parameters, self._guarded)
 
     def _flush(self) -> None:
-        if self._ring is not None:
-            self._reporter.add_pulses(self._ring.flush())
+        self._reporter.add_pulses(self._recorder.flush())
 
     def _send(self) -> None:
         self._unjudged = False
@@ -389,6 +345,10 @@ class Watcher:
         warn_safely(f"{text} (the training goes on; strict=True raises instead)")
         log.debug("the error", exc_info=error)
         self.detach()
+
+
+watch = Watcher
+"""`gradwatch.watch(model, optimizer)`: the name that it goes by."""
 
 
 def _expect(name: str, value: object, kind: type, what: str) -> None:

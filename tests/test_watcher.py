@@ -107,7 +107,9 @@ def test_the_loop_may_tell_its_loss(model: nn.Module, optimizer: torch.optim.Opt
     with gradwatch.watch(model, optimizer, strict=True) as watcher:
         losses = train(model, optimizer, 12, watcher.step)
     assert [p.loss for p in watcher.history.pulses] == pytest.approx(losses)
-    assert [r.loss for r in watcher.history] == pytest.approx([losses[r.step] for r in watcher.history])
+    assert [r.loss for r in watcher.history] == pytest.approx(
+        [losses[r.step] for r in watcher.history]
+    )
 
 
 def test_a_loss_module_tells_the_loss_by_itself(
@@ -268,14 +270,16 @@ def test_no_step_asks_the_device_for_a_number(
     asked: list[str] = []
 
     class Count(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             if func is torch.ops.aten._local_scalar_dense.default:
                 asked.append(str(func))
             return func(*args, **(kwargs or {}))
 
     monkeypatch.setattr(kernel, "_may_ask", lambda device: False)
     with gradwatch.watch(model, optimizer, every_n_steps=1, strict=True) as watcher:
-        watcher._alarm.raised = lambda: False  # on CUDA a flag is read from pinned memory
+        watcher._recorder._alarm.raised = lambda: False  # on CUDA a flag is read from pinned memory
         for _ in range(3):
             loss = model(torch.randn(8, 64)).square().mean()
             with Count():
@@ -483,7 +487,10 @@ def test_strict_raises(
         raise RuntimeError("injected")
 
     monkeypatch.setattr("gradwatch.instrument.pulse.Ring.write", broken)
-    with gradwatch.watch(model, optimizer, strict=True), pytest.raises(RuntimeError, match="injected"):
+    with (
+        gradwatch.watch(model, optimizer, strict=True),
+        pytest.raises(RuntimeError, match="injected"),
+    ):
         train(model, optimizer, 1)
 
 
@@ -535,8 +542,14 @@ def test_a_new_critical_finding_is_logged_once(
     def always(history: History) -> Iterator[Finding]:
         return iter((Finding("bad", Severity.CRITICAL, "it is bad"),))
 
-    with caplog.at_level(logging.WARNING), gradwatch.watch(
-        model, optimizer, detectors=[always], strict=True  # type: ignore[list-item]
+    with (
+        caplog.at_level(logging.WARNING),
+        gradwatch.watch(
+            model,
+            optimizer,
+            detectors=[always],
+            strict=True,  # type: ignore[list-item]
+        ),
     ):
         train(model, optimizer, 5)
     assert [record.message for record in caplog.records] == ["step 0: critical: it is bad"]
@@ -574,6 +587,6 @@ def test_a_compiled_model_is_watched_by_its_parameters_and_the_report_says_so() 
     record = watcher.history.latest
     assert record is not None
     assert record.calls == ()
-    assert [p.name for p in record.parameters][0] == "0.weight"
+    assert record.parameters[0].name == "0.weight"
     assert record.parameters[0].gradient is not None
     assert any("compiled" in note for note in watcher.report().notes)

@@ -6,6 +6,7 @@ and its gradient looked like at the end of backward, before clipping.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -51,7 +52,7 @@ class Layer:
     weight_shape: tuple[int, ...] = ()
     """Shape of its own `weight`, where it has one."""
     builtin: bool = False
-    """True for a class of `torch.nn`: an attribute or a replacement with the same meaning exists."""
+    """True for a class of `torch.nn` itself."""
 
     @property
     def label(self) -> str:
@@ -129,4 +130,4 @@ class Record:
     def gradient_norm(self) -> float:
         """The norm of all (finite) gradients together."""
         squares = (p.gradient.squares for p in self.parameters if p.gradient is not None)
-        return float(sum(squares)) ** 0.5
+        return math.sqrt(math.fsum(squares))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import itemgetter
 
-from gradwatch.core.finding import Detector, Finding, Severity
+from gradwatch.core.finding import Cause, Detector, Finding, Severity
 from gradwatch.core.history import History, Pulse
 from gradwatch.core.ledger import Ledger, ledger
 from gradwatch.core.progress import Progress, progress
@@ -108,27 +110,27 @@ def prescribe(
     """Return the changes that answer what is worse than a note, and notes on what has none."""
     if record is None:
         return (), ()
-    # The more specific a remedy is, the sooner it comes.
-    remedies = tuple(sorted(remedies, key=lambda remedy: len(remedy.treats)))
-    found: dict[tuple[str, str], Prescription] = {}
+    found: list[tuple[tuple[int, int, int], Prescription]] = []
     notes: list[str] = []
-    for finding in findings:
-        if finding.severity >= Severity.WARNING:
-            for made in _prescribe(finding, remedies, record, notes):
-                found.setdefault((made.remedy, made.code), made)
-    return tuple(found.values()), tuple(notes)
-
-
-def _prescribe(
-    finding: Finding, remedies: tuple[Remedy, ...], record: Record, notes: list[str]
-) -> list[Prescription]:
-    found = []
-    for cause in finding.causes:
-        for remedy in remedies:
+    kinds: Counter[type] = Counter()
+    for remedy in remedies:
+        # Variants of one remedy (another activation) come last, the more specific one first.
+        kinds[type(remedy)] += 1
+        for rank, (finding, cause) in enumerate(_complaints(findings)):
             if (finding.name, cause.name) not in remedy.treats:
                 continue
+            key = (min(kinds[type(remedy)], 2), rank, len(remedy.treats))
             try:
-                found.append(remedy.prescribe(finding, record))
+                found.append((key, remedy.prescribe(finding, record)))
             except CannotPrescribe as reason:
                 notes.append(f"Not prescribed: {remedy.title}, because {reason}.")
-    return found
+    found.sort(key=itemgetter(0))
+    distinct = {(p.remedy, p.code): p for _, p in reversed(found)}
+    return tuple(distinct.values())[::-1], tuple(notes)
+
+
+def _complaints(findings: Iterable[Finding]) -> Iterator[tuple[Finding, Cause]]:
+    for finding in findings:
+        if finding.severity >= Severity.WARNING:
+            for cause in finding.causes:
+                yield finding, cause

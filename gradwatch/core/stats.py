@@ -120,7 +120,7 @@ class Stats:
             return 0.0
         reached = self.zeros + np.cumsum(self.octaves)
         octave = min(int(np.searchsorted(reached, wanted)), OCTAVES - 1)
-        return min(2.0 ** (OCTAVE_LOW + octave + 0.5), self.peak)
+        return min(math.ldexp(math.sqrt(2), OCTAVE_LOW + octave), self.peak)
 
     def share_below(self, exponent: int) -> float:
         """Return the share of nonzero finite elements with a magnitude under 2^exponent.

@@ -28,16 +28,26 @@ MAX_LAYERS: Final = 256
 MIN_SHARE: Final = 0.05
 """A cause that takes less of the bits is not worth a remedy."""
 
-BOUNDED: Final = frozenset(
-    "Sigmoid LogSigmoid Hardsigmoid Tanh Hardtanh Softsign Softmax Softmax2d "
-    "sigmoid log_sigmoid hardsigmoid tanh hardtanh softmax".split()
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+BOUNDED: Final = _words(
+    """
+    Sigmoid LogSigmoid Hardsigmoid Tanh Hardtanh Softsign Softmax Softmax2d sigmoid
+    log_sigmoid hardsigmoid tanh hardtanh softmax
+    """
 )
 """Activations that flatten out on both sides. A sigmoid's slope is at most 1/4: 2 bits each."""
-STEEP: Final = frozenset("Tanh Hardtanh Softsign tanh hardtanh".split())
+STEEP: Final = _words("Tanh Hardtanh Softsign tanh hardtanh")
 """Bounded ones whose slope is 1 at zero: they lose bits only when the signal is too large."""
-RECTIFIERS: Final = frozenset(
-    "ReLU ReLU6 LeakyReLU PReLU RReLU ELU SELU CELU GELU SiLU Mish Softplus Hardswish "
-    "relu threshold leaky_relu prelu rrelu elu selu celu gelu silu mish softplus hardswish".split()
+RECTIFIERS: Final = _words(
+    """
+    ReLU ReLU6 LeakyReLU PReLU RReLU ELU SELU CELU GELU SiLU Mish Softplus Hardswish
+    relu threshold leaky_relu prelu rrelu elu selu celu gelu silu mish softplus
+    hardswish
+    """
 )
 """Activations that pass about half of the signal on: half a bit each, which He's init restores."""
 

@@ -62,9 +62,7 @@ class ExplodingGradient:
     def _over_depth(self, streak: Streak, going: Progress, *, blown: bool) -> Finding:
         record, trend = streak.records[-1], streak.trend
         causes = _depth.shares(_causes(record, born=streak.since == 0), 1)
-        lasting = (
-            len(streak.records) >= self.critical_exams and streak.steps >= self.critical_steps
-        )
+        lasting = len(streak.records) >= self.critical_exams and streak.steps >= self.critical_steps
         if blown or going.diverged:
             severity = Severity.CRITICAL
             confidence = (

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import History, Pulse
-from gradwatch.core.record import NOT_FINITE, Record
+from gradwatch.core.record import NOT_FINITE, Call, Record
 from gradwatch.detectors import _depth
 
 INPUT: Final = ":input"
 """Ends the name of a tap on what a module was given."""
 GROWTH: Final = 1000.0
-"""A norm grown by so much over the first steps' says that the numbers ran away before they broke."""
+"""A norm grown by so much over the first steps': the numbers ran away before they broke."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +130,8 @@ def _forward(history: History, pulse: Pulse | None, record: Record | None) -> _O
     return _Origin((name,), f"born in the forward pass, in `{name or '(model)'}`")
 
 
-def _within(record: Record, inner: object, outer: object) -> bool:
-    position = record.calls.index(inner)  # type: ignore[arg-type]
+def _within(record: Record, inner: Call, outer: Call) -> bool:
+    position = record.calls.index(inner)
     parent = record.calls[position].parent
     while parent is not None:
         if record.calls[parent] is outer:
@@ -158,11 +158,12 @@ def _backward(history: History, pulse: Pulse | None, record: Record | None) -> _
     if record is not None:
         for call in reversed(record.calls):
             gradient = call.grad_output
-            if call.reason == NOT_FINITE and gradient is not None and not gradient.nonfinite:
-                if not any(record.calls[i].reason == NOT_FINITE for i in _children(record, call)):
-                    return _Origin(
-                        (call.layer.name,), f"born in the backward pass of `{call.layer.label}`"
-                    )
+            if gradient is None or gradient.nonfinite or call.reason != NOT_FINITE:
+                continue
+            if all(record.calls[i].reason != NOT_FINITE for i in _children(record, call)):
+                return _Origin(
+                    (call.layer.name,), f"born in the backward pass of `{call.layer.label}`"
+                )
     order = _execution_order(history)
     bad = _bad_layers(pulse, record)
     if not bad:
@@ -185,8 +186,8 @@ def _backward(history: History, pulse: Pulse | None, record: Record | None) -> _
     )
 
 
-def _children(record: Record, call: object) -> list[int]:
-    position = record.calls.index(call)  # type: ignore[arg-type]
+def _children(record: Record, call: Call) -> list[int]:
+    position = record.calls.index(call)
     return [i for i, other in enumerate(record.calls) if other.parent == position]
 
 

@@ -66,7 +66,8 @@ def _layer(name: str, module: nn.Module) -> Layer:
     weight = own.get("weight")
     multiplies = any(parameter.ndim > 1 for parameter in own.values())
     # A parametrized weight (weight norm) is computed in a module below; reading it may change it.
-    multiplies = multiplies or "weight" in module._modules.get("parametrizations", {})
+    parametrized = module._modules.get("parametrizations")
+    multiplies = multiplies or (parametrized is not None and "weight" in parametrized._modules)
     return Layer(
         name,
         type(module).__name__,

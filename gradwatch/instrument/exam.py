@@ -22,7 +22,7 @@ from gradwatch.core.record import (
     Layer,
 )
 from gradwatch.core.stats import Active, Stats
-from gradwatch.instrument.probe import Seen
+from gradwatch.instrument.seen import Seen
 
 Key = tuple[str, int]
 

@@ -24,10 +24,11 @@ Edge = tuple[Node, int]
 LEAF: Final = 2**63
 """Sequence numbers from here on are leaves' (AccumulateGrad has 2^64 - 1): never inside a call."""
 
-PLUMBING: Final = frozenset(
-    "alias clone copies detach expand_as flatten permute reshape reshape_alias select slice squeeze "
-    "t to_copy transpose unsafe_view unsqueeze view".split()
-)
+_PLUMBING = """
+    alias clone copies detach expand_as flatten permute reshape reshape_alias select slice
+    squeeze t to_copy transpose unsafe_view unsqueeze view
+"""
+PLUMBING: Final = frozenset(_PLUMBING.split())
 """Operations that move numbers about: the norm of a gradient does not change through them."""
 
 _NAMES: Final = {
@@ -61,7 +62,7 @@ def next_number() -> int:
 
 def unobservable() -> bool:
     """Whether a call that begins now records no graph that backward will walk."""
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._is_tracing():
         return True
     if torch._C._functorch.maybe_current_level() is not None:
         return True

@@ -18,16 +18,16 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from gradwatch.core.record import (
-    NO_GRAD_INPUT,
     NO_GRAD_OUTPUT,
     PARTIAL,
     PASS_THROUGH,
     Layer,
 )
-from gradwatch.instrument import graph
+from gradwatch.instrument import graph, walk
 from gradwatch.instrument.graph import Edge
 from gradwatch.instrument.hooks import Hook, ModuleHooks
-from gradwatch.instrument.kernel import count_active, measure, squares
+from gradwatch.instrument.kernel import count_active, measure
+from gradwatch.instrument.seen import Flow, Pass, Seen
 from gradwatch.instrument.transfer import Transfer
 
 MAX_OPERATIONS: Final = 4096
@@ -35,84 +35,6 @@ MAX_OPERATIONS: Final = 4096
 
 COUNTED: Final = frozenset({"ReLU", "ReLU6", "Threshold"})
 """Activations that can be exactly zero for ever: their units are counted."""
-
-
-class Flow:
-    """The gradient along one or several edges into the same place: summed, then squared."""
-
-    __slots__ = ("_keep", "_waiting", "total", "ticket")
-
-    def __init__(self, edges: int, keep: bool = False) -> None:
-        self._waiting = edges
-        self._keep = keep
-        self.total: Tensor | None = None
-        self.ticket: int | None = None
-
-    def add(self, gradient: Tensor | None, transfer: Transfer) -> None:
-        """Take what came along one edge; None is a zero."""
-        if self._waiting == 0:  # a second backward over a retained graph
-            return
-        self._waiting -= 1
-        if gradient is not None:
-            gradient = gradient.detach()
-            self.total = gradient if self.total is None else self.total + gradient
-        if self._waiting == 0:
-            self.finish(transfer)
-
-    def finish(self, transfer: Transfer) -> bool:
-        """Square what arrived so far. Returns whether an edge is still missing."""
-        partial = self._waiting > 0
-        self._waiting = 0
-        if self.total is not None and not self._keep:
-            if self.ticket is None:
-                self.ticket = transfer.add(squares(self.total))
-            self.total = None
-        return partial
-
-
-class Seen:
-    """One call of a layer as it was seen in one pass; turned into a `Call` at the end."""
-
-    __slots__ = (
-        "active",
-        "bases",
-        "children",
-        "cut",
-        "first",
-        "flows",
-        "grad_outputs",
-        "index",
-        "ins",
-        "internal",
-        "last",
-        "layer",
-        "outputs",
-        "outs",
-        "parent",
-        "reason",
-    )
-
-    def __init__(self, layer: Layer, index: int, parent: Seen | None) -> None:
-        self.layer = layer
-        self.index = index
-        self.parent = parent
-        self.children = 0
-        self.first = self.last = 0
-        self.ins: set[Edge] = set()
-        self.outs: set[Edge] = set()
-        self.bases: dict[Edge, Edge] = {}
-        self.internal: dict[Edge, Flow] = {}
-        self.flows: list[Flow] = []
-        self.outputs: list[int] = []
-        self.grad_outputs: list[int] = []
-        self.active: list[int] = []
-        self.cut = False
-        self.reason = NO_GRAD_INPUT
-
-    @property
-    def reached(self) -> bool:
-        """Whether any gradient came to it."""
-        return bool(self.grad_outputs) or any(flow.ticket is not None for flow in self.flows)
 
 
 class Probe:
@@ -157,16 +79,16 @@ class Probe:
     # --- forward -----------------------------------------------------------------------------
 
     @property
-    def _state(self) -> _State:
+    def _state(self) -> Pass:
         state = getattr(self._threads, "state", None)
         if state is None:
-            state = self._threads.state = _State()
+            state = self._threads.state = Pass()
         return state
 
-    def _next_micro_batch(self) -> _State:
+    def _next_micro_batch(self) -> Pass:
         """Count calls from 0 again: those of the next forward pass are merged into these later."""
-        _mark_step_cuts(self._state, graph.Signal(self._parameters))
-        self._threads.state = _State()
+        walk.mark_step_cuts(self._state, graph.Signal(self._parameters))
+        self._threads.state = Pass()
         return self._state
 
     def finish(self) -> None:
@@ -243,7 +165,7 @@ class Probe:
 
     # --- the walk ----------------------------------------------------------------------------
 
-    def _outermost_returned(self, state: _State) -> None:
+    def _outermost_returned(self, state: Pass) -> None:
         calls = [seen for seen in state.calls if seen.last]
         state.calls = []
         starts = [node for seen in calls for node, _ in seen.outs]
@@ -258,14 +180,14 @@ class Probe:
                 if m is not None:
                     sources.setdefault((m, nr), set()).add(node)
         for seen in calls:
-            seen.ins = {_arriving(edge, seen, sources) for edge in seen.ins}
-            seen.outs = {_arriving(edge, seen, sources) for edge in seen.outs}
-        owners = _owners(nodes, calls)
+            seen.ins = {walk.arriving(edge, seen, sources) for edge in seen.ins}
+            seen.outs = {walk.arriving(edge, seen, sources) for edge in seen.outs}
+        owners = walk.owners(nodes, calls)
         operations = self._operations(state, nodes, owners, signal)
         for node, seen in operations.items():
             seen.outs |= {(node, nr) for m, nr in sources if m is node}
         self._follow(nodes, owners, operations)
-        _mark_cuts([*calls], operations, nodes, signal)
+        walk.mark_cuts([*calls], operations, nodes, signal)
         found = sorted([*calls, *operations.values()], key=lambda seen: seen.first)
         self.seen += found
         state.outermost += [seen for seen in found if seen.parent is None]
@@ -273,7 +195,7 @@ class Probe:
 
     def _operations(
         self,
-        state: _State,
+        state: Pass,
         nodes: list[Node],
         owners: dict[Node, Seen | None],
         signal: graph.Signal,
@@ -354,8 +276,9 @@ class Probe:
         for node, arriving in outputs.items():
             self._look(node.register_prehook, Probe._arrived, arriving)
 
-    def _look(self, register: Callable[..., object], look: Callable[..., None], at: list[Any]
-              ) -> None:
+    def _look(
+        self, register: Callable[..., object], look: Callable[..., None], at: list[Any]
+    ) -> None:
         """Hook a node. The hook holds no call: a call holds nodes, and a cycle through a node's
         hook is one that the garbage collector does not see."""
         key = len(self._places)
@@ -395,79 +318,3 @@ class Probe:
                 if nr not in rows:
                     rows[nr] = self.transfer.add(measure(gradient))
                 call.grad_outputs.append(rows[nr])
-
-
-class _State:
-    """What one thread is in the middle of: sequence numbers mean nothing across threads."""
-
-    def __init__(self) -> None:
-        self.stack: list[tuple[str, Seen | None]] = []
-        self.calls: list[Seen] = []
-        self.outermost: list[Seen] = []
-        self.nodes: list[Node] = []
-        self.visited: set[Node] = set()
-        self.indices: dict[str, int] = {}
-        self.operations: dict[tuple[str, Seen | None], int] = {}
-        self.rows: dict[tuple[Edge, int], int] = {}
-        self.low = graph.LEAF
-        self.channel = -1
-
-    def measured(self, tensor: Tensor, edge: Edge | None, transfer: Transfer) -> int:
-        """Measure an output once, though a module and the containers around it all give it."""
-        if edge is None:
-            return transfer.add(measure(tensor))
-        key = (edge, tensor._version)
-        if key not in self.rows:
-            self.rows[key] = transfer.add(measure(tensor))
-        return self.rows[key]
-
-
-def _arriving(edge: Edge, seen: Seen, sources: Mapping[Edge, set[Node]]) -> Edge:
-    """Return the edge itself, or its base's where only that one gets the gradient."""
-    base = seen.bases.get(edge)
-    orphaned = base is not None and edge not in sources and sources.get(base, set()) - {edge[0]}
-    return base if base is not None and orphaned else edge
-
-
-def _owners(nodes: list[Node], calls: list[Seen]) -> dict[Node, Seen | None]:
-    """Find for each node (in ascending order) the innermost call that it was recorded in."""
-    owners: dict[Node, Seen | None] = {}
-    waiting = iter(sorted(calls, key=lambda seen: seen.first))
-    upcoming = next(waiting, None)
-    open_calls: list[Seen] = []
-    for node in nodes:
-        at = graph.number(node)
-        while upcoming is not None and upcoming.first <= at:
-            open_calls.append(upcoming)
-            upcoming = next(waiting, None)
-        while open_calls and open_calls[-1].last <= at:
-            open_calls.pop()
-        owners[node] = open_calls[-1] if open_calls else None
-    return owners
-
-
-def _mark_cuts(
-    calls: list[Seen], operations: Mapping[Node, Seen], nodes: list[Node], signal: graph.Signal
-) -> None:
-    """Mark in each call the inner calls that all of its gradient passes through."""
-    children: dict[Seen, list[Seen]] = {}
-    for seen in (*calls, *operations.values()):
-        if seen.parent is not None:
-            children.setdefault(seen.parent, []).append(seen)
-    for call, inner in children.items():
-        members = [node for node in reversed(nodes) if call.first <= graph.number(node) < call.last]
-        found = graph.cuts(call.outs, members, set(members), signal)
-        for child in inner:
-            child.cut = not found.isdisjoint(child.outs)
-
-
-def _mark_step_cuts(state: _State, signal: graph.Signal) -> None:
-    """The same for a step whose modules are called one by one, outside of any other."""
-    if len(state.outermost) < 2:
-        return
-    nodes = sorted(state.nodes, key=graph.number, reverse=True)
-    used = {(m, nr) for node in nodes for m, nr in node.next_functions if m is not None}
-    sources = {edge for seen in state.outermost for edge in seen.outs} - used
-    found = graph.cuts(sources, nodes, set(nodes), signal)
-    for seen in state.outermost:
-        seen.cut = not found.isdisjoint(seen.outs)

@@ -20,19 +20,21 @@ ROWS: Final = 64
 def gradient_norms(gradients: Sequence[Tensor | None]) -> Tensor:
     """Return the float32 norm of each gradient, -1 for one that is None; on the first's device."""
     norms: list[Tensor | None] = [None] * len(gradients)
-    plain: dict[torch.device, list[int]] = {}
+    plain: dict[torch.device, list[tuple[int, Tensor]]] = {}
     for i, gradient in enumerate(gradients):
         if gradient is None or gradient.is_meta:
             continue
-        if gradient.layout is torch.strided and not gradient.is_complex() and (
-            not hasattr(gradient, "to_local")
+        if (
+            gradient.layout is torch.strided
+            and not gradient.is_complex()
+            and (not hasattr(gradient, "to_local"))
         ):
-            plain.setdefault(gradient.device, []).append(i)
+            plain.setdefault(gradient.device, []).append((i, gradient))
         else:
             norms[i] = torch.linalg.vector_norm(flat(gradient)[0])
     for places in plain.values():
-        found = torch._foreach_norm([gradients[i] for i in places])
-        for i, norm in zip(places, found, strict=True):
+        found = torch._foreach_norm([gradient for _, gradient in places])
+        for (i, _), norm in zip(places, found, strict=True):
             norms[i] = norm
     device = next((norm.device for norm in norms if norm is not None), torch.device("cpu"))
     missing = torch.tensor(-1.0, device=device)

@@ -27,9 +27,7 @@ INPUT = ":input"
 class Taps:
     """Sums the outputs of modules in the order in which they return."""
 
-    def __init__(
-        self, guard: Callable[[Callable[..., None]], Callable[..., None]]
-    ) -> None:
+    def __init__(self, guard: Callable[[Callable[..., None]], Callable[..., None]]) -> None:
         self._sums: dict[str, Tensor] = {}
         self.names: dict[str, None] = {}
         self._known: dict[int, tuple[weakref.ref[Tensor], int]] = {}

@@ -145,8 +145,8 @@ def _advice(places: Sequence[Place]) -> str:
     activations = _code.mention(_reading.names(p.activation for p in places if p.activation))
     return "\n".join(
         [
-            "# To change by hand: the activation is called in a forward and is no module, and a skip",
-            "# around the layer alone would still send all of the gradient through it.",
+            "# To change by hand: the activation is called in a forward and is no module, and a",
+            "# skip around the layer alone would still send all of the gradient through it.",
             f"#   For {layers}",
             f"#   and {activations}",
             "#   write h = h + activation(layer(h)) instead of h = activation(layer(h)).",

@@ -16,7 +16,7 @@ _NAMES: Final = {"ReLU": "relu", "LeakyReLU": "leaky-relu", "PReLU": "prelu", "G
 _OPERATIONS: Final = {
     "ReLU": "torch.relu(...)",
     "LeakyReLU": "torch.nn.functional.leaky_relu(...)",
-    "PReLU": "self.act(...), and make self.act = torch.nn.PReLU() in __init__",
+    "PReLU": "self.act(...) with an own torch.nn.PReLU()",
     "GELU": "torch.nn.functional.gelu(...)",
 }
 
@@ -118,8 +118,8 @@ class SwapActivation:
             groups[path, layer.kind].append(layer.name)
         for (path, kind), names in groups.items():
             lines += [
-                f"#   in the forward of {_module(path, record)} instead of {kind!r}",
-                f"#   ({_code.mention(names)}) write {_OPERATIONS[self.to]}",
+                f"#   in the forward of {_module(path, record)} write {_OPERATIONS[self.to]}",
+                f"#   instead of {kind!r} ({_code.mention(names)}).",
             ]
         return lines
 

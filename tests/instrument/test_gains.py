@@ -72,6 +72,7 @@ def oracle(
 
     def leave(args: Any, output: Any) -> Any:
         key = open_calls.pop()
+
         def alias(tensor: Tensor) -> Tensor:
             if not tensor.requires_grad:
                 return tensor
@@ -94,9 +95,7 @@ def oracle(
         module.register_forward_hook(lambda _, args, output: leave(args, output))
     loss = architecture.loss(architecture.forward(model, *inputs))
     edges = list(dict.fromkeys(edge for part in (ins, outs) for e in part.values() for edge in e))
-    found = dict(
-        zip(edges, torch.autograd.grad(loss, edges, allow_unused=True), strict=True)
-    )
+    found = dict(zip(edges, torch.autograd.grad(loss, edges, allow_unused=True), strict=True))
 
     def norm(edges: list[GradientEdge]) -> float | None:
         gradients = [found[edge] for edge in edges if found[edge] is not None]

@@ -110,9 +110,7 @@ def test_a_complex_element_counts_as_two() -> None:
     assert_same(stats(values.conj()), reference(torch.view_as_real(values).numpy() * [1, -1]))
 
 
-@pytest.mark.parametrize(
-    "tensor", [torch.ones(3, dtype=torch.int64), torch.ones(3, device="meta")]
-)
+@pytest.mark.parametrize("tensor", [torch.ones(3, dtype=torch.int64), torch.ones(3, device="meta")])
 def test_what_has_no_numbers_is_refused_by_name(tensor: Tensor) -> None:
     with pytest.raises(TypeError, match="tensor must hold floating-point numbers"):
         measure(tensor)

@@ -25,9 +25,7 @@ def train(architecture: Architecture, *, watch: bool, steps: int = STEPS, **opti
     trainable = [p for p in model.parameters() if p.requires_grad]
     sparse = any(isinstance(m, nn.Embedding) and m.sparse for m in model.modules())
     optimizer: torch.optim.Optimizer = (
-        torch.optim.SGD(trainable, lr=0.01)
-        if sparse
-        else torch.optim.AdamW(trainable, lr=1e-3)
+        torch.optim.SGD(trainable, lr=0.01) if sparse else torch.optim.AdamW(trainable, lr=1e-3)
     )
     watcher = (
         gradwatch.watch(model, optimizer, every_n_steps=1, strict=True, **options)

@@ -1,1 +1,1 @@
-"""Small real trainings by name, sick and healthy; what detectors are recorded from and tested on."""
+"""Small real trainings by name, sick and healthy: what detectors are recorded and tested on."""

@@ -20,7 +20,9 @@ def record() -> None:
             watcher, losses = run(training, log_dir=Path(folder))
             path = specimens.save(folder, name)
         worst = watcher.report().severity
-        print(f"{name:25} loss {losses[0]:10.4g} -> {losses[-1]:10.4g}  {worst or 'silent'}  {path}")
+        print(
+            f"{name:25} loss {losses[0]:10.4g} -> {losses[-1]:10.4g}  {worst or 'silent'}  {path}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The trainings: each is a recipe of model, data, loss, optimizer and steps, and runs in seconds."""
+"""The trainings: each a recipe of model, data, loss, optimizer and steps; it runs in seconds."""
 
 from __future__ import annotations
 
@@ -137,7 +137,9 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.relu = nn.ReLU(inplace=True)
         self.down = (
-            nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
             if stride != 1 or inputs != outputs
             else None
         )

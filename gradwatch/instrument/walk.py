@@ -1,0 +1,62 @@
+"""From nodes to calls: which call a node belongs to, and which inner calls cut an outer one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch.autograd.graph import Node
+
+from gradwatch.instrument import graph
+from gradwatch.instrument.graph import Edge
+from gradwatch.instrument.seen import Pass, Seen
+
+
+def arriving(edge: Edge, seen: Seen, sources: Mapping[Edge, set[Node]]) -> Edge:
+    """Return the edge itself, or its base's where only that one gets the gradient."""
+    base = seen.bases.get(edge)
+    orphaned = base is not None and edge not in sources and sources.get(base, set()) - {edge[0]}
+    return base if base is not None and orphaned else edge
+
+
+def owners(nodes: list[Node], calls: list[Seen]) -> dict[Node, Seen | None]:
+    """Find for each node (in ascending order) the innermost call that it was recorded in."""
+    found: dict[Node, Seen | None] = {}
+    waiting = iter(sorted(calls, key=lambda seen: seen.first))
+    upcoming = next(waiting, None)
+    open_calls: list[Seen] = []
+    for node in nodes:
+        at = graph.number(node)
+        while upcoming is not None and upcoming.first <= at:
+            open_calls.append(upcoming)
+            upcoming = next(waiting, None)
+        while open_calls and open_calls[-1].last <= at:
+            open_calls.pop()
+        found[node] = open_calls[-1] if open_calls else None
+    return found
+
+
+def mark_cuts(
+    calls: list[Seen], operations: Mapping[Node, Seen], nodes: list[Node], signal: graph.Signal
+) -> None:
+    """Mark in each call the inner calls that all of its gradient passes through."""
+    children: dict[Seen, list[Seen]] = {}
+    for seen in (*calls, *operations.values()):
+        if seen.parent is not None:
+            children.setdefault(seen.parent, []).append(seen)
+    for call, inner in children.items():
+        members = [node for node in reversed(nodes) if call.first <= graph.number(node) < call.last]
+        found = graph.cuts(call.outs, members, set(members), signal)
+        for child in inner:
+            child.cut = not found.isdisjoint(child.outs)
+
+
+def mark_step_cuts(state: Pass, signal: graph.Signal) -> None:
+    """The same for a step whose modules are called one by one, outside of any other."""
+    if len(state.outermost) < 2:
+        return
+    nodes = sorted(state.nodes, key=graph.number, reverse=True)
+    used = {(m, nr) for node in nodes for m, nr in node.next_functions if m is not None}
+    sources = {edge for seen in state.outermost for edge in seen.outs} - used
+    found = graph.cuts(sources, nodes, set(nodes), signal)
+    for seen in state.outermost:
+        seen.cut = not found.isdisjoint(seen.outs)
