@@ -310,8 +310,9 @@ def part_d(
         f"Never: not in {steps} steps. Each sigmoid takes 2 bits or more, so no initialisation "
         "alone cures them; ReLU needs larger weights than PyTorch's default. Adam divides each "
         "gradient by its own size and so lives with fewer bits than plain gradient descent. Skip "
-        "connections add up what all blocks give: the step that suited the others is too long "
-        "for them, and a loss of 50 is that of outputs stuck at exactly 0 and 1.\n"
+        "connections add up what all blocks give, and the step that suits the others (0.1) is too "
+        "long for the pairs with them (0.01 is not): a loss of 50 is that of outputs stuck at "
+        "exactly 0 and 1.\n"
     )
     for note in sick.notes:  # what was not prescribed, and why
         console.print(note, markup=False)

@@ -28,9 +28,11 @@ class Progress:
     text: str
     """What it was judged on, with numbers."""
     fall: float = 0.0
-    """Loss at the beginning of the window minus at its end."""
+    """The loss at the beginning of the run minus the latest, both as medians."""
     diverged: bool = False
     """The loss is not finite, or far above where it began."""
+    begin: float = 0.0
+    """The loss at the beginning of the run."""
 
 
 def progress(history: History) -> Progress:
@@ -58,7 +60,7 @@ def progress(history: History) -> Progress:
         if moving or learnt or diverged
         else f"the loss stays at {last:.4g} (it began at {begin:.4g})"
     )
-    return Progress(moving or learnt, text, begin - last, diverged)
+    return Progress(moving or learnt, text, begin - last, diverged, begin)
 
 
 def _standard_error(values: NDArray[np.float64]) -> float:

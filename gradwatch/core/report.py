@@ -126,7 +126,7 @@ def prescribe(
                 notes.append(f"Not prescribed: {remedy.title}, because {reason}.")
     found.sort(key=itemgetter(0))
     distinct = {(p.remedy, p.code): p for _, p in reversed(found)}
-    return tuple(distinct.values())[::-1], tuple(notes)
+    return tuple(distinct.values())[::-1], tuple(dict.fromkeys(notes))
 
 
 def _complaints(findings: Iterable[Finding]) -> Iterator[tuple[Finding, Cause]]:

@@ -53,7 +53,13 @@ class Verdict:
         return Verdict(
             int(data["step"]),
             tuple(_finding(finding) for finding in data["findings"]),
-            Progress(said["moving"], str(said["text"]), float(said["fall"]), said["diverged"]),
+            Progress(
+                said["moving"],
+                str(said["text"]),
+                float(said["fall"]),
+                said["diverged"],
+                float(said["begin"]),
+            ),
             tuple(map(str, data["notes"])),
         )
 

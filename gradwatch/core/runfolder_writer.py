@@ -87,6 +87,7 @@ class RunWriter:
                     "text": report.progress.text,
                     "fall": report.progress.fall,
                     "diverged": report.progress.diverged,
+                    "begin": report.progress.begin,
                 },
                 "notes": list(report.notes),
             }

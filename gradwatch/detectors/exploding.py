@@ -97,7 +97,10 @@ class ExplodingGradient:
     def _over_time(self, history: History, going: Progress) -> Iterator[Finding]:
         norms = [(pulse.step, pulse.norm) for pulse in history.pulses]
         early = float(np.median([norm for _, norm in norms[:EARLY_PULSES]])) if norms else 0.0
-        above = [(step, norm) for step, norm in norms if norm >= self.growth * early]
+        # A loss that stays far above its beginning needs less of a gradient to be believed: the
+        # steps that threw it there may have left units that pass on no gradient at all.
+        growth = LOSS_GROWTH if going.fall < -LOSS_GROWTH * abs(going.begin) else self.growth
+        above = [(step, norm) for step, norm in norms if norm >= growth * early]
         steps, losses = history.losses()
         if not 0 < early < math.inf or not above or not losses.size:
             return
@@ -106,9 +109,10 @@ class ExplodingGradient:
         if peak < LOSS_GROWTH * begin:
             return
         recovered = bool(going.moving) and not going.diverged
+        severity = Severity.CRITICAL if top >= self.growth * early else Severity.WARNING
         yield Finding(
             self.name,
-            Severity.NOTE if recovered else Severity.CRITICAL,
+            Severity.NOTE if recovered else severity,
             f"the gradient norm grew from {early:.3g} to {top:.3g} since step {since}",
             since=since,
             until=above[-1][0],

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import History, Pulse
@@ -30,7 +29,7 @@ class _Origin:
 
 @dataclass(frozen=True, slots=True)
 class NonFinite:
-    """A gradient holds a NaN or an infinity; one optimizer step later every weight does.
+    """A gradient or the loss is NaN or infinite; one optimizer step later every weight is.
 
     The step is exact, from the pulse. The place is where the first non-finite number stands: in
     the forward pass the first module whose output is not finite while its input is; if all outputs
@@ -49,14 +48,18 @@ class NonFinite:
         record = next((r for r in history if r.step == step), None)
         origin = _forward(history, pulse, record) or _backward(history, pulse, record)
         over = _recovered(history)
+        only_loss = pulse is not None and bool(np.isfinite(pulse.norms).all())
+        what = ("the loss" if only_loss else "gradients") + (
+            (" was" if only_loss else " were") if over else (" is" if only_loss else " are")
+        )
         cause = _cause(history, step, origin)
         return (
             Finding(
                 self.name,
                 Severity.NOTE if over else Severity.CRITICAL,
-                f"gradients are not finite since step {step}: {origin.text}"
+                f"{what} not finite since step {step}: {origin.text}"
                 if not over
-                else f"gradients were not finite at step {step}: {origin.text}; it is over",
+                else f"{what} not finite at step {step}: {origin.text}; it is over",
                 origin.layers,
                 step,
                 history.last_step,
@@ -68,8 +71,8 @@ class NonFinite:
         )
 
 
-def _bad_norms(pulse: Pulse) -> NDArray[np.bool_]:
-    return np.isnan(pulse.norms)
+def _bad(pulse: Pulse) -> bool:
+    return bool(np.isnan(pulse.norms).any()) or (pulse.loss_known and not math.isfinite(pulse.loss))
 
 
 def _bad_gradients(record: Record) -> list[str]:
@@ -83,7 +86,7 @@ def _onset(history: History) -> int | None:
     for pulse in history.pulses:
         if onset is not None and pulse.step >= onset:
             break
-        if _bad_norms(pulse).any():
+        if _bad(pulse):
             return pulse.step if infinite is None else infinite
         # An infinite norm may only be float32's square that overflowed, unless NaNs follow it
         # without a break; an exam of that very step has the last word.
@@ -95,7 +98,7 @@ def _onset(history: History) -> int | None:
 def _recovered(history: History) -> bool:
     last_pulse = history.pulses[-1:]
     if last_pulse and history.latest is not None and last_pulse[0].step > history.latest.step:
-        return bool(np.isfinite(last_pulse[0].norms).all())
+        return bool(np.isfinite(last_pulse[0].norms).all()) and not _bad(last_pulse[0])
     return history.latest is not None and not _bad_gradients(history.latest)
 
 
@@ -166,6 +169,8 @@ def _backward(history: History, pulse: Pulse | None, record: Record | None) -> _
                 )
     order = _execution_order(history)
     bad = _bad_layers(pulse, record)
+    if not bad and pulse is not None and pulse.outputs.size:
+        return _Origin((), "born in the loss: every layer's output is finite, every gradient too")
     if not bad:
         return _Origin((), "where it was born was not observed")
     known = [name for name in order if name in bad]
