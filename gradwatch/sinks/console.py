@@ -41,6 +41,8 @@ MAX_PROFILE: Final = 36
 """Columns of the profile over the layers, which must fit into 80 with its ends named."""
 MAX_KIND: Final = 30
 """Characters of a kind of layer: a stretch of several joins their names."""
+MAX_CODES: Final = 5
+"""Prescriptions that are shown with their code; those after are variants or less to the point."""
 MAX_KINDS: Final = 12
 """Kinds of layer in the ledger; the rest is added up in one line."""
 
@@ -113,7 +115,7 @@ def render(report: Report) -> Iterator[RenderableType]:
     if report.prescriptions:
         yield _heading("What to try, one at a time")
         for number, prescription in enumerate(report.prescriptions, start=1):
-            yield from _prescription(number, prescription)
+            yield from _prescription(number, prescription, code=number <= MAX_CODES)
     if report.notes:
         yield _heading("Not covered")
         yield from (_indented(Text(clean(note))) for note in report.notes)
@@ -226,12 +228,18 @@ def _profile(ledger: Ledger) -> RenderableType:
     return Text(f"\nfirst layer {signed(levels[0])} bits {line} 0 bits, output")
 
 
-def _prescription(number: int, prescription: Prescription) -> Iterator[RenderableType]:
+def _prescription(
+    number: int, prescription: Prescription, *, code: bool
+) -> Iterator[RenderableType]:
     yield Text(f"\n{number}. {clean(prescription.title)}", "bold")
     when = "between backward() and optimizer.step()" if prescription.per_step else "before training"
     adapt = "" if prescription.runnable else "; adapt it by hand, the place is no module"
     answers = f"for {clean(prescription.answers)}; " if prescription.answers else ""
     more = f"gradwatch explain {name(prescription.remedy)}"
+    if not code:
+        where = f"report.prescriptions[{number - 1}].code"
+        yield _indented(Text(f"{answers}its code is in {where}", "dim"), 3)
+        return
     yield _indented(Text(f"{answers}{when}{adapt} ({more})\n", "dim"), 3)
     # At the left edge and in lines of its own: select, paste, run.
     for line in code_lines(prescription.code):

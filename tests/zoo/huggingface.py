@@ -70,15 +70,14 @@ def gaps(steps: int) -> Iterator[Batch]:
 
 
 def pictures(steps: int, side: int = 32) -> Iterator[Batch]:
-    """Yield handwritten digits, enlarged, as three channels."""
-    images, labels = (torch.from_numpy(part) for part in digits())
-    images = (images - images.mean()) / images.std()
+    """Yield batches out of 32 handwritten digits, enlarged, as three channels."""
+    images, labels = (torch.from_numpy(part)[:32] for part in digits())
+    small = ((images - images.mean()) / images.std()).reshape(-1, 1, 8, 8).float()
+    large = nn.functional.interpolate(small, size=(side, side), mode="nearest")
     for _ in range(steps):
-        picked = torch.randint(0, len(images), (16,))
-        small = images[picked].reshape(-1, 1, 8, 8).float()
-        large = nn.functional.interpolate(small, size=(side, side), mode="nearest")
+        picked = torch.randint(0, len(large), (16,))
         yield {
-            "pixel_values": large.expand(-1, 3, -1, -1).contiguous(),
+            "pixel_values": large[picked].expand(-1, 3, -1, -1).contiguous(),
             "labels": labels[picked],
         }
 
