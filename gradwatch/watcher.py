@@ -308,7 +308,15 @@ class Watcher:
             self._gradients.attach(parameters)
         self._parameters = parameters
         modules = anatomy.modules(model)
-        self._examination = Examination(modules, anatomy.layers(modules), parameters, self._guarded)
+        groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
+        held = frozenset(id(parameter) for group in groups for parameter in group["params"])
+        self._examination = Examination(
+            modules,
+            anatomy.layers(modules),
+            parameters,
+            self._guarded,
+            held if self._optimizers else None,
+        )
 
     def _flush(self) -> None:
         self._reporter.add_pulses(self._recorder.flush())

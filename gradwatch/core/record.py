@@ -101,6 +101,8 @@ class Parameter:
     """The movement of a fixed strided sample of its elements by this optimizer step."""
     sample: Stats | None = None
     """That sample before the step."""
+    held: bool | None = None
+    """Whether an optimizer holds it; None when no optimizer is known."""
 
     @property
     def update_ratio(self) -> float | None:

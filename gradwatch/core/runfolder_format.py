@@ -118,7 +118,7 @@ class Layout:
             ]
             for call in record.calls
         ]
-        parameters = [[p.name, p.shape, p.trainable] for p in record.parameters]
+        parameters = [[p.name, p.shape, p.trainable, p.held] for p in record.parameters]
         return to_line({"calls": calls, "parameters": parameters})
 
     @staticmethod
@@ -135,8 +135,13 @@ class Layout:
             )
             calls.append(Call(layer, int(index), parent, cut=bool(cut)))
         parameters = tuple(
-            Parameter(str(name), tuple(int(size) for size in shape), bool(trainable))
-            for name, shape, trainable in data["parameters"]
+            Parameter(
+                str(name),
+                tuple(int(size) for size in shape),
+                bool(trainable),
+                held=None if held is None else bool(held),
+            )
+            for name, shape, trainable, held in data["parameters"]
         )
         return Layout(tuple(calls), parameters)
 

@@ -57,10 +57,11 @@ class VanishingGradient:
         causes = _depth.shares(_causes(record, _depth.blame(record)), -1)
         severity, confidence = self._severity(streak, going)
         first, last = trend.layers[0], trend.layers[-1]
+        # The sum over the ledger is what the report shows; the verdict rests on the fitted drop.
+        bits = -_depth.blame(record).total or trend.drop * math.log2(10)
         summary = (
-            f"the gradient shrinks by {trend.drop:.1f} decades "
-            f"({trend.drop * math.log2(10):.0f} bits) from `{last or '(model)'}` back to "
-            f"`{first or '(model)'}`"
+            f"the gradient loses {bits:.0f} bits ({bits / math.log2(10):.1f} decades) on its way "
+            f"from `{last or '(model)'}` back to `{first or '(model)'}`"
         )
         if causes:
             summary += f"; {_share(causes[0])} is taken by {_CULPRIT[causes[0].name]}"
@@ -96,7 +97,7 @@ class VanishingGradient:
                 how = f"they change by {lost:.1g} of their size" if lost else "they do not change"
                 return Severity.CRITICAL, (
                     f"It has lasted since step {streak.since}, and the first layers are stuck: "
-                    f"{how} in a step. Progress: {going.text}."
+                    f"{how} in a step."
                 )
             if going.moving is False and streak.steps >= self.flat_steps:
                 return Severity.CRITICAL, (

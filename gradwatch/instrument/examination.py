@@ -27,8 +27,11 @@ class Examination:
         layers: Mapping[str, Layer],
         parameters: Mapping[str, nn.Parameter],
         guard: Callable[[Callable[..., None]], Callable[..., None]],
+        held: frozenset[int] | None = None,
     ) -> None:
+        """`held` are the ids of the parameters that optimizers hold, where those are known."""
         self._parameters = dict(parameters)
+        self._held = held
         self.probe = Probe(layers, frozenset(map(id, parameters.values())), guard)
         self.probe.install(modules)
         self._gradients: dict[str, int] = {}
@@ -85,6 +88,7 @@ class Examination:
                 stats(self._weights, name),
                 stats(moved, name),
                 stats(before, name),
+                None if self._held is None else id(parameter) in self._held,
             )
             for name, parameter in self._parameters.items()
         )

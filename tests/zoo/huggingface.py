@@ -17,12 +17,14 @@ WIDTH = 32
 LAYERS = 2
 WORDS = 40
 """Size of the vocabulary."""
+SPREAD = WIDTH**-0.5
+"""Of the initial weights; the 0.02 that most configurations have belongs to some 768 units."""
 
 Batch = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Zooling:
+class Recipe:
     """A model that gives its own loss, and the batches of its task."""
 
     model: Callable[[], nn.Module]
@@ -130,6 +132,7 @@ def bert() -> hf.PretrainedConfig:
         num_attention_heads=2,
         intermediate_size=2 * WIDTH,
         max_position_embeddings=16,
+        initializer_range=SPREAD,
     )
 
 
@@ -154,6 +157,7 @@ def vit() -> hf.PretrainedConfig:
         num_attention_heads=2,
         intermediate_size=2 * WIDTH,
         num_labels=10,
+        initializer_range=SPREAD,
     )
 
 
@@ -169,7 +173,12 @@ def resnet() -> hf.PretrainedConfig:
 
 def convnext() -> hf.PretrainedConfig:
     return hf.ConvNextConfig(
-        patch_size=2, hidden_sizes=[16, WIDTH], depths=[1, 1], num_stages=2, num_labels=10
+        patch_size=2,
+        hidden_sizes=[16, WIDTH],
+        depths=[1, 1],
+        num_stages=2,
+        num_labels=10,
+        initializer_range=SPREAD,
     )
 
 
@@ -180,15 +189,15 @@ CAUSAL, SEQ2SEQ, MASKED, IMAGES = (
     hf.AutoModelForImageClassification,
 )
 
-HUGGINGFACE: dict[str, Zooling] = {
-    "gpt2": Zooling(built(CAUSAL, gpt2()), counting),
-    "llama": Zooling(built(CAUSAL, llama()), counting),
-    "t5": Zooling(built(SEQ2SEQ, t5()), copying),
-    "bert": Zooling(built(MASKED, bert()), gaps),
-    "mamba": Zooling(built(CAUSAL, mamba()), counting),
-    "vit": Zooling(built(IMAGES, vit()), pictures),
-    "resnet": Zooling(built(IMAGES, resnet()), pictures),
-    "convnext": Zooling(built(IMAGES, convnext()), pictures),
+HUGGINGFACE: dict[str, Recipe] = {
+    "gpt2": Recipe(built(CAUSAL, gpt2()), counting),
+    "llama": Recipe(built(CAUSAL, llama()), counting),
+    "t5": Recipe(built(SEQ2SEQ, t5()), copying),
+    "bert": Recipe(built(MASKED, bert()), gaps),
+    "mamba": Recipe(built(CAUSAL, mamba()), counting),
+    "vit": Recipe(built(IMAGES, vit()), pictures),
+    "resnet": Recipe(built(IMAGES, resnet()), pictures),
+    "convnext": Recipe(built(IMAGES, convnext()), pictures),
 }
 
 

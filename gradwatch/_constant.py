@@ -1,0 +1,205 @@
+"""What a network can reach that has learnt nothing but its output's bias: the best constant.
+
+A network whose gradient has vanished still learns the bias of its last layer, and its loss falls:
+only a loss below that of the best constant output shows that it uses its input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+Link = Callable[[Tensor], Tensor]
+
+IGNORED: Final = -100
+"""The label that Hugging Face models leave out of their loss."""
+ITERATIONS: Final = 30
+EDGE: Final = 1e-6
+"""Probabilities are kept so far from 0 and 1."""
+SAME: Final = 1e-3
+"""Relative difference up to which two losses are the same one, computed in another way."""
+
+
+class NotApplicable(Exception):
+    """No constant output can be compared with; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """The losses that frame what a network can learn from a batch."""
+
+    loss: float
+    """Of the best output that is the same for every sample."""
+    floor: float
+    """Of the best output altogether, with every sample fitted on its own."""
+
+
+def best_constant(
+    loss_of: Callable[[Any], Tensor], first: Any, last: Any, head: int | None
+) -> Constant:
+    """Find the best constant output under a loss.
+
+    `first` and `last` are outputs of the network before and after its training: they tell the
+    range of its values (a log-softmax gives log-probabilities only). Their means are constants,
+    too, so a network with a constant output is never better than what is found here. `head` is
+    the number of values that the network's last layer gives.
+    """
+    leaves, spec = tree_flatten(last)
+    before = tree_flatten(first)[0]
+    if [getattr(leaf, "shape", None) for leaf in leaves] != [
+        getattr(leaf, "shape", None) for leaf in before
+    ]:
+        raise NotApplicable("the output changes its form from step to step")
+    at = [i for i, leaf in enumerate(leaves) if _varies(leaf)]
+    if not at:
+        raise NotApplicable(f"the output ({type(last).__name__}) holds no tensor to be replaced")
+    links = [_range(before[i], leaves[i]) for i in at]
+
+    def loss_at(free: Sequence[Tensor]) -> Tensor:
+        outputs = list(leaves)
+        for i, (link, _), value in zip(at, links, free, strict=True):
+            outputs[i] = link(value + torch.zeros_like(leaves[i])).to(leaves[i].dtype)
+        try:
+            loss = loss_of(tree_unflatten(outputs, spec))
+        except Exception as error:
+            raise NotApplicable(f"the loss of a constant output: {error}") from error
+        if not loss.requires_grad:
+            raise NotApplicable("the loss does not depend on the output's tensors")
+        return loss.reshape(())
+
+    best: tuple[float, list[Tensor]] | None = None
+    for dims in _shared(leaves[at[0]], head):
+        # In the range's free coordinates, where a mean of log-probabilities stays one.
+        means = [
+            [
+                inverse(outputs[i].detach().float()).mean(_kept(dims, leaves[i]), keepdim=True)
+                for i, (_, inverse) in zip(at, links, strict=True)
+            ]
+            for outputs in (before, leaves)
+        ]
+        starts = [[torch.zeros_like(mean) for mean in means[0]], *means]
+        found = _minimum(loss_at, min(starts, key=lambda start: _value(loss_at(start))))
+        if best is None or found[0] < best[0]:
+            best = found
+    if best is None:
+        raise NotApplicable("a constant fits any batch of one sample")
+    everywhere = [c + torch.zeros(leaves[i].shape, device=c.device) for i, c in zip(at, best[1])]
+    return Constant(best[0], _minimum(loss_at, everywhere)[0])
+
+
+def own_loss(output: Any, batch: Any) -> Callable[[Any], Tensor]:
+    """Return the loss that a Hugging Face model computed by itself, as a function of its output:
+    the cross-entropy of the labels or, for causal ones, of the next labels."""
+    logits, labels = (_item(source, key) for source, key in ((output, "logits"), (batch, "labels")))
+    loss = _item(output, "loss")
+    if isinstance(logits, Tensor) and isinstance(labels, Tensor) and isinstance(loss, Tensor):
+
+        def plain(logits: Tensor) -> Tensor:
+            flat = logits.reshape(-1, logits.shape[-1]).float()
+            return F.cross_entropy(flat, labels.reshape(-1), ignore_index=IGNORED)
+
+        def shifted(logits: Tensor) -> Tensor:
+            flat = logits[:, :-1].reshape(-1, logits.shape[-1]).float()
+            return F.cross_entropy(flat, labels[:, 1:].reshape(-1), ignore_index=IGNORED)
+
+        def squared(logits: Tensor) -> Tensor:
+            return F.mse_loss(logits.squeeze().float(), labels.squeeze().float())
+
+        for candidate in (plain, shifted, squared):
+            try:
+                same = math.isclose(float(candidate(logits)), float(loss), rel_tol=SAME)
+            except (RuntimeError, IndexError, ValueError):
+                continue
+            if same:
+                return candidate
+    raise NotApplicable("how the model computes its loss is not known")
+
+
+def _item(source: Any, key: str) -> Any:
+    return source.get(key) if isinstance(source, Mapping) else getattr(source, key, None)
+
+
+def _varies(leaf: object) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.dim() > 0
+
+
+def _shared(leaf: Tensor, head: int | None) -> Iterator[tuple[int, ...]]:
+    """Yield the dimensions that a constant output may still depend on: those of one sample; for
+    sequences and images those of one position, since a bias is the same for all positions."""
+    samples = range(1, leaf.dim())
+    if leaf.dim() <= 2 or head == math.prod(leaf.shape[1:]):
+        ways = [tuple(samples)]
+    else:
+        ways = [(leaf.dim() - 1,), (1,)]
+    for dims in ways:
+        if leaf.numel() > math.prod(leaf.shape[dim] for dim in dims):
+            yield dims
+
+
+def _kept(dims: tuple[int, ...], leaf: Tensor) -> list[int]:
+    """Return the dimensions to take the mean over."""
+    if leaf.dim() <= 2:
+        dims = tuple(range(1, leaf.dim()))
+    return [dim for dim in range(leaf.dim()) if dim not in dims]
+
+
+def _range(first: Tensor, last: Tensor) -> tuple[Link, Link]:
+    """Return functions from all numbers to the range of the outputs, and back."""
+
+    def same(x: Tensor) -> Tensor:
+        return x
+
+    def always(holds: Callable[[Tensor], Tensor]) -> bool:
+        return all(bool(holds(x.detach().float()).all()) for x in (first, last))
+
+    for dim in {last.dim() - 1, min(1, last.dim() - 1)}:
+        if last.shape[dim] < 2:
+            continue
+        if always(lambda x, dim=dim: (x.exp().sum(dim) - 1).abs() < SAME):
+            return lambda x, dim=dim: x.log_softmax(dim), same
+        if always(lambda x, dim=dim: ((x.sum(dim) - 1).abs() < SAME) & (x >= 0).all(dim)):
+            return lambda x, dim=dim: x.softmax(dim), lambda x: x.clamp(min=EDGE).log()
+    if always(lambda x: (x >= 0) & (x <= 1)):
+        return torch.sigmoid, lambda x: x.logit(EDGE)
+    return same, same
+
+
+def _minimum(
+    loss_at: Callable[[Sequence[Tensor]], Tensor], start: Sequence[Tensor]
+) -> tuple[float, list[Tensor]]:
+    """Minimise a loss from a start; raises `NotApplicable` when it falls without end."""
+    free = [value.detach().clone().requires_grad_() for value in start]
+    optimizer = torch.optim.LBFGS(
+        free, max_iter=ITERATIONS, history_size=5, line_search_fn="strong_wolfe"
+    )
+    best = _value(loss_at(free)), list(start)
+    begin = best[0]
+
+    def closure() -> Tensor:
+        nonlocal best
+        optimizer.zero_grad()
+        loss = loss_at(free)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if (value := _value(loss)) < best[0]:
+            best = value, [one.detach().clone() for one in free]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    twice = [2 * found - before for found, before in zip(best[1], start, strict=True)]
+    if begin - _value(loss_at(twice)) > 1.5 * (begin - best[0]) > 0 and best[0] < 0:
+        raise NotApplicable("the loss of a constant output falls without end")
+    if not math.isfinite(best[0]):
+        raise NotApplicable("the loss of a constant output is not finite")
+    return best
+
+
+def _value(loss: Tensor) -> float:
+    value = float(loss.detach())
+    return value if math.isfinite(value) else math.inf

@@ -1,0 +1,63 @@
+// Elements and numbers. What comes from a run becomes text, never markup.
+
+/** Make an element; strings among its children become text nodes. */
+export function el(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (typeof value === "function") element.addEventListener(name, value);
+    else if (value !== null && value !== false) element.setAttribute(name, value);
+  }
+  element.append(...children.flat(2).filter((child) => child !== null && child !== ""));
+  return element;
+}
+
+/** Make a section of the page, with a heading that can be linked to. */
+export function section(id, title, ...children) {
+  return el("section", { id, "aria-labelledby": `${id}-title` },
+    el("h2", { id: `${id}-title` }, title), ...children);
+}
+
+/** Read a number of the data, where the ones that are not finite are words. */
+export function real(value) {
+  if (typeof value !== "string") return value;
+  return value === "nan" ? NaN : value.startsWith("-") ? -Infinity : Infinity;
+}
+
+/** Write a number with 3 digits. */
+export function number(value) {
+  if (Number.isNaN(value)) return "NaN";
+  if (!Number.isFinite(value)) return value > 0 ? "inf" : "-inf";
+  const size = Math.abs(value);
+  if (size >= 100 && size < 1e5) return String(Math.round(value));
+  return value === 0 ? "0" : value.toPrecision(3).replace("e+", "e");
+}
+
+/** Write a number of bits with its sign. */
+export function signed(bits, digits = 1) {
+  const text = (bits ?? 0).toFixed(digits);
+  return Number(text) > 0 ? `+${text}` : Number(text) === 0 ? (0).toFixed(digits) : text;
+}
+
+/** Write 2 to the power of an integer. */
+export function power(exponent) {
+  const digits = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹" };
+  return `2${[...String(exponent)].map((digit) => digits[digit]).join("")}`;
+}
+
+/** "1 step", "2 steps". */
+export function count(times, word) {
+  return `${times.toLocaleString("en")} ${word}${times === 1 ? "" : "s"}`;
+}
+
+/** Shorten a text in its middle, until it fits by the measure given. */
+export function fit(text, fits) {
+  if (fits(text)) return text;
+  let [low, high] = [0, text.length]; // characters that are kept
+  const kept = (n) => `${text.slice(0, Math.floor(n / 2))}…${text.slice(text.length - Math.ceil(n / 2))}`;
+  while (low < high - 1) {
+    const middle = (low + high) >> 1;
+    if (fits(kept(middle))) low = middle;
+    else high = middle;
+  }
+  return kept(low);
+}

@@ -1,0 +1,121 @@
+// The pulse: a row for each layer, a column for each step, the colour is log2 of the gradient norm.
+
+import { fit } from "./dom.js";
+import { painter, resize, theme } from "./paint.js";
+import { drawBreaks } from "./scale.js";
+
+const MAX_HEIGHT = 520;
+/** Height of a row: as much as there is room for, within these bounds. */
+const ROW = [13, 26];
+
+/** Read packed numbers: base64 of gzip of float32, all first bytes before all second ones. */
+export async function unpack(packed) {
+  const bytes = Uint8Array.from(atob(packed), (character) => character.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const planes = new Uint8Array(await new Response(stream).arrayBuffer());
+  const length = planes.length / 4;
+  const plain = new Uint8Array(planes.length);
+  for (let i = 0; i < length; i++) {
+    for (let plane = 0; plane < 4; plane++) plain[4 * i + plane] = planes[plane * length + i];
+  }
+  return new Float32Array(plain.buffer);
+}
+
+/** The rows by parameter, or added up by layer: { name, values, parts }. */
+export function rowsOf(pulse, norms, byLayer) {
+  const steps = pulse.steps.length;
+  const parameters = pulse.parameters.map((name, i) => ({
+    name, layer: pulse.layers[i], values: norms.subarray(i * steps, (i + 1) * steps), parts: [],
+  }));
+  if (!byLayer) return parameters;
+  const layers = new Map();
+  for (const parameter of parameters) {
+    const layer = layers.get(parameter.layer);
+    if (layer) layer.parts.push(parameter);
+    else layers.set(parameter.layer, { name: parameter.layer, layer: parameter.layer, parts: [parameter] });
+  }
+  return [...layers.values()].map((layer) => ({ ...layer, values: together(layer.parts, steps) }));
+}
+
+function together(parts, steps) {
+  if (parts.length === 1) return parts[0].values;
+  return Float64Array.from({ length: steps }, (_, step) => {
+    let [squares, worst] = [0, -Infinity];
+    for (const { values } of parts) {
+      const value = values[step];
+      worst = Math.max(worst, value); // NaN if any is
+      if (value > 0) squares += value * value;
+    }
+    return worst > 0 && worst < Infinity ? Math.sqrt(squares) : worst;
+  });
+}
+
+/** The column of the largest value from `first` up to `end`: NaN before all, no spike is lost. */
+export function worst(values, first, end) {
+  let found = first;
+  for (let column = first; column < end; column++) {
+    if (Number.isNaN(values[column])) return column;
+    if (values[column] > values[found]) found = column;
+  }
+  return found;
+}
+
+/** The range of the colours, in powers of two: all finite values, and at least four octaves. */
+export function range(rows) {
+  let [low, high] = [Infinity, -Infinity];
+  for (const { values } of rows) {
+    for (const value of values) {
+      if (value > 0 && value < Infinity) {
+        low = Math.min(low, value);
+        high = Math.max(high, value);
+      }
+    }
+  }
+  if (low > high) return null;
+  const [bottom, top] = [Math.floor(Math.log2(low)), Math.ceil(Math.log2(high))];
+  return [Math.min(bottom, top - 4), top];
+}
+
+export function heights(rows) {
+  const row = Math.min(ROW[1], Math.max(ROW[0], Math.floor(MAX_HEIGHT / Math.max(1, rows.length))));
+  return { row, visible: Math.min(MAX_HEIGHT, row * rows.length) };
+}
+
+/** Draw the rows that are scrolled into view: a canvas of all would be too large for some models. */
+export function drawMap(canvas, rows, scale, [low, high], offset, marked) {
+  const { row: height, visible } = heights(rows);
+  const context = resize(canvas, scale.left + scale.width, visible);
+  const ratio = canvas.height / visible;
+  const image = context.createImageData(Math.max(1, Math.round(scale.width * ratio)), canvas.height);
+  const pixels = new Uint32Array(image.data.buffer);
+  const columns = Array.from({ length: image.width }, (_, x) =>
+    scale.under(scale.left + x / ratio, 1 / ratio));
+  const paint = painter(low, high);
+  const first = Math.floor(offset / height);
+  const end = Math.min(rows.length, Math.ceil((offset + visible) / height));
+  for (let row = first; row < end; row++) {
+    const top = Math.max(0, Math.round((row * height - offset) * ratio));
+    const bottom = Math.min(image.height, Math.round(((row + 1) * height - offset - 1) * ratio));
+    const { values } = rows[row];
+    let [key, pixel] = [-1, null];
+    for (let x = 0; x < image.width; x++) {
+      const [from, to] = columns[x];
+      if (from !== key || to > from + 1) pixel = paint(values[worst(values, from, to)]);
+      key = from;
+      for (let y = top; y < bottom; y++) pixels[y * image.width + x] = pixel(x, y);
+    }
+  }
+  context.putImageData(image, Math.round(scale.left * ratio), 0);
+  drawBreaks(context, scale, 0, visible);
+  context.font = theme("font");
+  context.textAlign = "right";
+  context.textBaseline = "middle";
+  for (let row = first; row < end; row++) {
+    const y = (row + 0.5) * height - offset;
+    const found = marked.get(rows[row].layer);
+    context.fillStyle = theme(found ? found.severity : "text");
+    const label = found ? `${rows[row].name} ◂${found.number}` : rows[row].name;
+    context.fillText(fit(label, (text) => context.measureText(text).width <= scale.left - 12),
+      scale.left - 8, y);
+  }
+}

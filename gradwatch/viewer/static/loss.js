@@ -1,0 +1,115 @@
+// The loss under the heat map, over the same steps.
+
+import { number, real } from "./dom.js";
+import { resize, theme } from "./paint.js";
+import { drawBreaks, drawSteps, nice } from "./scale.js";
+
+const HEIGHT = 150;
+const TOP = 12;
+const BOTTOM = 40;
+/** A positive loss that spans this many decades is drawn on a logarithmic axis. */
+const DECADES = 2;
+
+/** Draw the losses (null where not known) and say on which kind of axis. */
+export function drawLoss(canvas, losses, scale, exams) {
+  const context = resize(canvas, scale.left + scale.width, HEIGHT + TOP + BOTTOM);
+  const values = losses.map(real);
+  const finite = values.filter((value) => value !== null && Number.isFinite(value));
+  const axis = vertical(finite);
+  context.font = theme("font");
+  context.textAlign = "right";
+  context.textBaseline = "middle";
+  for (const tick of axis.ticks) {
+    context.fillStyle = theme("line");
+    context.fillRect(scale.left, Math.round(axis.y(tick)), scale.width, 1);
+    context.fillStyle = theme("muted");
+    context.fillText(number(tick), scale.left - 8, axis.y(tick));
+  }
+  drawBreaks(context, scale, TOP, HEIGHT);
+  curve(context, values, scale, axis);
+  marks(context, values, scale);
+  drawSteps(context, scale, TOP + HEIGHT, exams);
+  context.fillStyle = theme("muted");
+  context.textAlign = "center";
+  context.fillText("optimizer step", scale.left + scale.width / 2, TOP + HEIGHT + 24);
+  return axis.logarithmic ? "loss (log axis)" : "loss";
+}
+
+function vertical(finite) {
+  let [low, high] = finite.length ? extremes(finite) : [0, 1];
+  const logarithmic = low > 0 && high / low >= 10 ** DECADES;
+  const place = logarithmic ? Math.log10 : (value) => value;
+  if (low === high) [low, high] = [low - (Math.abs(low) || 1) / 2, high + (Math.abs(high) || 1) / 2];
+  const span = place(high) - place(low);
+  const y = (value) => TOP + HEIGHT * (1 - (place(value) - place(low)) / span);
+  let ticks = [];
+  if (!finite.length) ticks = [];
+  else if (logarithmic) {
+    const every = nice(span / 5);
+    const first = Math.ceil(place(low) / every) * every;
+    for (let decade = first; decade <= place(high); decade += every) ticks.push(10 ** decade);
+  } else {
+    const unit = 10 ** Math.floor(Math.log10(span / 3)); // `nice` is for whole numbers
+    const every = nice(span / 3 / unit) * unit;
+    const first = Math.ceil(low / every);
+    for (let i = first; i * every <= high; i++) ticks.push(i * every);
+  }
+  return { logarithmic, y, ticks };
+}
+
+/** Join the points; where several share a column of pixels, from the lowest to the highest. */
+function curve(context, values, scale, axis) {
+  context.strokeStyle = context.fillStyle = theme("accent");
+  context.lineWidth = 1.5;
+  context.lineJoin = "round";
+  context.beginPath();
+  let joined = false;
+  const wide = scale.each >= 1;
+  for (let x = wide ? 0 : scale.left; x < (wide ? values.length : scale.left + scale.width); x++) {
+    const [from, end] = wide ? [x, x + 1] : scale.under(x);
+    const here = values.slice(from, end);
+    const known = here.filter((value) => value !== null && Number.isFinite(value));
+    // A loss that is not finite tears the line; one that was not told does not.
+    if (here.some((value) => value !== null && !Number.isFinite(value))) joined = false;
+    if (!known.length) continue;
+    const at = wide ? scale.middle(x) : x;
+    const [low, high] = extremes(known);
+    if (joined) context.lineTo(at, axis.y(known[0]));
+    else context.moveTo(at, axis.y(known[0]));
+    if (low !== high) {
+      context.lineTo(at, axis.y(low));
+      context.lineTo(at, axis.y(high));
+    }
+    context.lineTo(at, axis.y(known.at(-1)));
+    joined = true;
+  }
+  context.stroke();
+  if (values.length > 60) return;
+  values.forEach((value, column) => {
+    if (value === null || !Number.isFinite(value)) return;
+    context.beginPath();
+    context.arc(scale.middle(column), axis.y(value), 2.5, 0, 7);
+    context.fill();
+  });
+}
+
+/** Mark each loss that is not finite with a cross at the top. */
+function marks(context, values, scale) {
+  context.strokeStyle = theme("critical");
+  context.lineWidth = 2;
+  values.forEach((value, column) => {
+    if (value === null || Number.isFinite(value)) return;
+    const x = scale.middle(column);
+    context.beginPath();
+    context.moveTo(x - 3, TOP - 9);
+    context.lineTo(x + 3, TOP - 3);
+    context.moveTo(x + 3, TOP - 9);
+    context.lineTo(x - 3, TOP - 3);
+    context.stroke();
+  });
+}
+
+function extremes(values) {
+  return values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)],
+    [Infinity, -Infinity]);
+}

@@ -1,0 +1,211 @@
+// Heat map, findings and loss over one axis of steps, with one cursor for pointer and keyboard.
+
+import { count, el, number, power, real, section } from "./dom.js";
+import { kindOf, painter, resize, swatch, theme } from "./paint.js";
+import { drawSteps, Steps } from "./scale.js";
+import { drawLoss } from "./loss.js";
+import { drawMap, heights, range, rowsOf, unpack, worst } from "./heatmap.js";
+
+const AXIS = 26;
+/** CSS pixels for the names of the rows. */
+const GUTTER = [56, 220];
+const WORDS = {
+  nan: "NaN", inf: "infinite", zero: "0, or too small for a float32's square",
+  missed: "not reached by backward", unknown: "not measured",
+};
+/** Parameters of a layer that are listed at the cursor. */
+const MAX_PARTS = 8;
+
+/** Return the section; `draw` (again when its width changes) needs it on the page. */
+export async function timeline(pulse, findings) {
+  const steps = pulse.steps.length;
+  if (!steps) {
+    const text = el("p", {}, "No step was recorded.");
+    return { element: section("pulse", "Gradients over time", text), draw() {} };
+  }
+  const state = { byLayer: true, row: 0, column: steps - 1, scale: null };
+  const marked = new Map();
+  findings.forEach(({ severity, layers }, i) => {
+    for (const layer of layers) if (!marked.has(layer)) marked.set(layer, { severity, number: i + 1 });
+  });
+  const norms = await unpack(pulse.norms);
+  let rows = rowsOf(pulse, norms, state.byLayer);
+  let octaves = range(rows);
+
+  const map = el("canvas", { class: "sticky" });
+  const spacer = el("div", {}, map);
+  const scroller = el("div", {
+    class: "scroller", tabindex: "0", role: "application", "aria-describedby": "pulse-keys",
+    "aria-label": "Heat map of gradient norms, layers by steps",
+  }, spacer);
+  const axis = el("canvas", { "aria-hidden": "true" });
+  const lanes = el("div", { class: "lanes" });
+  const loss = el("canvas", { role: "img", "aria-label": `Loss over ${count(steps, "step")}` });
+  const lossTitle = el("h3");
+  const line = el("div", { class: "line", hidden: "" });
+  const box = el("div", { class: "box", hidden: "" });
+  const charts = el("div", { class: "charts" },
+    scroller, axis, lanes, el("div", { class: "loss" }, lossTitle, loss), line, box);
+  const tip = el("div", { class: "tip", role: "status", hidden: "" });
+  const legend = el("div", { class: "legend" });
+  const choice = el("select", {
+    change(event) {
+      state.byLayer = event.target.value === "layers";
+      rows = rowsOf(pulse, norms, state.byLayer);
+      octaves = range(rows);
+      state.row = 0;
+      scroller.scrollTop = 0;
+      hide();
+      drawLegend();
+      draw();
+    },
+  }, el("option", { value: "layers" }, "layers"), el("option", { value: "parameters" }, "parameters"));
+
+  function draw() {
+    const available = scroller.clientWidth;
+    if (!available) return;
+    const context = map.getContext("2d");
+    context.font = theme("font");
+    const widest = rows.reduce((width, { name }) => Math.max(width, context.measureText(name).width), 0);
+    const left = Math.round(Math.min(Math.max(widest + 34, GUTTER[0]), GUTTER[1], available * 0.35));
+    state.scale = new Steps(pulse.steps, pulse.merged, left, Math.max(40, available - left - 8));
+    const { row, visible } = heights(rows);
+    scroller.style.height = `${visible}px`;
+    spacer.style.height = `${row * rows.length}px`;
+    drawRows();
+    drawSteps(resize(axis, available, AXIS), state.scale, 0, pulse.exams);
+    lossTitle.textContent = drawLoss(loss, pulse.losses, state.scale, pulse.exams);
+    lossTitle.style.marginLeft = `${left}px`;
+    drawLanes();
+  }
+
+  function drawRows() {
+    drawMap(map, rows, state.scale, octaves ?? [0, 1], scroller.scrollTop, marked);
+  }
+
+  function drawLanes() {
+    const { scale } = state;
+    lanes.replaceChildren(...findings.map((finding, i) => {
+      const from = scale.x(scale.column(finding.since));
+      const end = scale.x(scale.column(finding.until) + 1);
+      const bar = el("a", {
+        class: `bar ${finding.severity}`, href: `#finding-${i + 1}`,
+        "aria-label": `${finding.name}, steps ${finding.since} to ${finding.until}`,
+      });
+      bar.style.left = `${from}px`;
+      bar.style.width = `${Math.max(6, end - from)}px`;
+      const name = el("span", { class: "name" }, `${i + 1} ${finding.name}`);
+      name.style.width = `${scale.left - 8}px`;
+      return el("div", { class: "lane" }, name, bar);
+    }));
+  }
+
+  function drawLegend() {
+    legend.replaceChildren();
+    if (octaves) {
+      const [low, high] = octaves;
+      const paint = painter(low, high);
+      const label = (exponent) => `${number(2 ** exponent)} (${power(exponent)})`;
+      legend.append(label(low), swatch(el("canvas"), 180, 12,
+        (share) => paint(2 ** (low + share * (high - low)))), label(high));
+    }
+    const samples = { nan: NaN, inf: Infinity, zero: 0, missed: -1 };
+    const kinds = new Set(rows.flatMap(({ values }) => [...new Set(Array.from(values, kindOf))]));
+    for (const [kind, sample] of Object.entries(samples)) {
+      if (!kinds.has(kind)) continue;
+      const words = { nan: "NaN", inf: "infinite", zero: "0", missed: "not reached" };
+      legend.append(el("span", { class: "key" },
+        swatch(el("canvas"), 18, 12, () => painter(0, 1)(sample)), words[kind]));
+    }
+    legend.append(el("span", { class: "key" }, el("span", { class: "exam" }, "▴"), "examined in full"));
+  }
+
+  /** Show the numbers of a cell; `x` and `y` are where to, in the window. */
+  function show(row, column, x, y) {
+    Object.assign(state, { row, column });
+    const { scale } = state;
+    const { name, values, parts } = rows[row];
+    const told = real(pulse.losses[column]);
+    const lines = [
+      el("b", {}, name),
+      el("span", { class: "muted" }, scale.label(column), column === worst(values, 0, steps) ? ", the largest of this row" : ""),
+      el("span", { class: "value" }, "gradient norm ", el("b", {}, words(values[column]))),
+      ...(parts.length > 1 ? parts.slice(0, MAX_PARTS).map((part) =>
+        el("span", { class: "muted" }, `${part.name.split(".").at(-1)}: ${words(part.values[column])}`)) : []),
+      parts.length > MAX_PARTS ? el("span", { class: "muted" }, `and ${parts.length - MAX_PARTS} more`) : null,
+      el("span", {}, `loss ${told === null ? "not known" : number(told)}`),
+    ];
+    tip.replaceChildren(...lines.filter(Boolean));
+    tip.hidden = line.hidden = box.hidden = false;
+    const width = tip.offsetWidth;
+    tip.style.left = `${x + width + 24 > window.innerWidth ? Math.max(4, x - width - 16) : x + 16}px`;
+    tip.style.top = `${Math.max(4, Math.min(y + 16, window.innerHeight - tip.offsetHeight - 4))}px`;
+    line.style.left = `${scale.middle(column)}px`;
+    const { row: height } = heights(rows);
+    const top = row * height - scroller.scrollTop;
+    box.style.top = `${top}px`;
+    box.style.height = `${height - 1}px`;
+    box.style.left = `${scale.x(column)}px`;
+    box.style.width = `${Math.max(2, scale.each)}px`;
+  }
+
+  function hide() {
+    tip.hidden = line.hidden = box.hidden = true;
+  }
+
+  function point(event, row) {
+    const x = event.clientX - charts.getBoundingClientRect().left;
+    if (!state.scale || x < state.scale.left || !rows[row]) return hide();
+    const [from, end] = state.scale.under(Math.floor(x));
+    show(row, worst(rows[row].values, from, end), event.clientX, event.clientY);
+  }
+
+  function move(event) {
+    const page = Math.max(1, Math.floor(steps / 10));
+    const [down, right] = {
+      ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1],
+      PageUp: [0, -page], PageDown: [0, page], Home: [0, -steps], End: [0, steps],
+    }[event.key] ?? [0, 0];
+    if (event.key === "Escape") return hide();
+    if (!down && !right) return;
+    event.preventDefault();
+    at(Math.min(rows.length - 1, Math.max(0, state.row + down)),
+      Math.min(steps - 1, Math.max(0, state.column + right)));
+  }
+
+  function at(row, column) {
+    if (!rows[row] || !state.scale) return;
+    const { row: height, visible } = heights(rows);
+    const top = row * height;
+    scroller.scrollTop = Math.min(top, Math.max(scroller.scrollTop, top + height - visible));
+    const corner = charts.getBoundingClientRect();
+    show(row, column, corner.left + state.scale.middle(column),
+      corner.top + top - scroller.scrollTop + height / 2);
+  }
+
+  scroller.addEventListener("scroll", () => state.scale && drawRows());
+  scroller.addEventListener("keydown", move);
+  scroller.addEventListener("focus", () => {
+    if (scroller.matches(":focus-visible")) at(state.row, state.column);
+  });
+  scroller.addEventListener("blur", hide);
+  scroller.addEventListener("pointermove", (event) => {
+    const y = event.clientY - scroller.getBoundingClientRect().top + scroller.scrollTop;
+    point(event, Math.floor(y / heights(rows).row));
+  });
+  loss.addEventListener("pointermove", (event) => point(event, Math.min(state.row, rows.length - 1)));
+  for (const element of [scroller, loss]) element.addEventListener("pointerleave", hide);
+  drawLegend();
+  return { element: section("pulse", "Gradients over time",
+    el("p", { class: "muted" }, "Each row is one of the ", choice,
+      " in execution order, each column a step; the colour is the norm of its gradient, ",
+      "in powers of two. ", el("span", { id: "pulse-keys" },
+        "Point at it, or move with the arrow keys, for the numbers.")),
+    legend, charts, tip), draw };
+}
+
+function words(value) {
+  const kind = kindOf(value);
+  if (kind !== "finite") return WORDS[kind];
+  return `${number(value)} (2^${Math.log2(value).toFixed(1)})`;
+}
