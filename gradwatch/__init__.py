@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gradwatch.checkup import diagnose
     from gradwatch.core.finding import Cause, Finding, Severity
     from gradwatch.core.remedy import Prescription
     from gradwatch.core.report import Report
@@ -27,6 +28,7 @@ _HOMES = {
     "Prescription": "gradwatch.core.remedy",
     "Report": "gradwatch.core.report",
     "Watcher": "gradwatch.watcher",
+    "diagnose": "gradwatch.checkup",
     "watch": "gradwatch.watcher",
 }
 
@@ -38,11 +40,14 @@ __all__ = [
     "Severity",
     "Watcher",
     "__version__",
+    "diagnose",
     "watch",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "testing":  # a module, so that `gradwatch.testing.assert_trainable` works as it is
+        return import_module("gradwatch.testing")
     if name not in _HOMES:
         raise AttributeError(f"module 'gradwatch' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

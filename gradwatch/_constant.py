@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -23,6 +24,9 @@ IGNORED: Final = -100
 ITERATIONS: Final = 30
 EDGE: Final = 1e-6
 """Probabilities are kept so far from 0 and 1."""
+TRIVIAL: Final = 1e-3
+"""Part of the loss of a zero output: a batch that leaves less to be learnt beyond a constant cannot
+tell the two apart."""
 SAME: Final = 1e-3
 """Relative difference up to which two losses are the same one, computed in another way."""
 
@@ -65,13 +69,12 @@ def best_constant(
     def loss_at(free: Sequence[Tensor]) -> Tensor:
         outputs = list(leaves)
         for i, (link, _), value in zip(at, links, free, strict=True):
+            value = value if value.requires_grad else value.detach().requires_grad_()
             outputs[i] = link(value + torch.zeros_like(leaves[i])).to(leaves[i].dtype)
         try:
             loss = loss_of(tree_unflatten(outputs, spec))
         except Exception as error:
-            raise NotApplicable(f"the loss of a constant output: {error}") from error
-        if not loss.requires_grad:
-            raise NotApplicable("the loss does not depend on the output's tensors")
+            raise NotApplicable(f"for a constant output {error}") from error
         return loss.reshape(())
 
     best: tuple[float, list[Tensor]] | None = None
@@ -90,15 +93,20 @@ def best_constant(
             best = found
     if best is None:
         raise NotApplicable("a constant fits any batch of one sample")
-    everywhere = [c + torch.zeros(leaves[i].shape, device=c.device) for i, c in zip(at, best[1])]
-    return Constant(best[0], _minimum(loss_at, everywhere)[0])
+    # A tensor for each sample: how low the loss of this batch can be at all.
+    samples = zip(at, best[1], strict=True)
+    floor = _minimum(loss_at, [c.expand(leaves[i].shape).clone() for i, c in samples])[0]
+    zero = _value(loss_at([torch.zeros_like(c) for c in best[1]]))
+    if best[0] - floor <= TRIVIAL * (zero - floor):
+        raise NotApplicable(f"a constant output fits this batch as well as any: {best[0]:.2g}")
+    return Constant(best[0], floor)
 
 
 def own_loss(output: Any, batch: Any) -> Callable[[Any], Tensor]:
     """Return the loss that a Hugging Face model computed by itself, as a function of its output:
     the cross-entropy of the labels or, for causal ones, of the next labels."""
-    logits, labels = (_item(source, key) for source, key in ((output, "logits"), (batch, "labels")))
-    loss = _item(output, "loss")
+    logits, labels = (item(source, key) for source, key in ((output, "logits"), (batch, "labels")))
+    loss = item(output, "loss")
     if isinstance(logits, Tensor) and isinstance(labels, Tensor) and isinstance(loss, Tensor):
 
         def plain(logits: Tensor) -> Tensor:
@@ -122,7 +130,8 @@ def own_loss(output: Any, batch: Any) -> Callable[[Any], Tensor]:
     raise NotApplicable("how the model computes its loss is not known")
 
 
-def _item(source: Any, key: str) -> Any:
+def item(source: Any, key: str) -> Any:
+    """Return a mapping's item or an object's attribute; None where there is none."""
     return source.get(key) if isinstance(source, Mapping) else getattr(source, key, None)
 
 
@@ -162,10 +171,10 @@ def _range(first: Tensor, last: Tensor) -> tuple[Link, Link]:
     for dim in {last.dim() - 1, min(1, last.dim() - 1)}:
         if last.shape[dim] < 2:
             continue
-        if always(lambda x, dim=dim: (x.exp().sum(dim) - 1).abs() < SAME):
-            return lambda x, dim=dim: x.log_softmax(dim), same
-        if always(lambda x, dim=dim: ((x.sum(dim) - 1).abs() < SAME) & (x >= 0).all(dim)):
-            return lambda x, dim=dim: x.softmax(dim), lambda x: x.clamp(min=EDGE).log()
+        if always(lambda x: x.logsumexp(dim).abs() < SAME):  # noqa: B023 (called here and now)
+            return partial(torch.log_softmax, dim=dim), same
+        if always(lambda x: (x.sum(dim) - 1).abs() < SAME) and always(lambda x: x >= 0):  # noqa: B023
+            return partial(torch.softmax, dim=dim), lambda x: x.clamp(min=EDGE).log()
     if always(lambda x: (x >= 0) & (x <= 1)):
         return torch.sigmoid, lambda x: x.logit(EDGE)
     return same, same
@@ -186,12 +195,12 @@ def _minimum(
         nonlocal best
         optimizer.zero_grad()
         loss = loss_at(free)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if (value := _value(loss)) < best[0]:
             best = value, [one.detach().clone() for one in free]
         return loss
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    optimizer.step(closure)
     twice = [2 * found - before for found, before in zip(best[1], start, strict=True)]
     if begin - _value(loss_at(twice)) > 1.5 * (begin - best[0]) > 0 and best[0] < 0:
         raise NotApplicable("the loss of a constant output falls without end")

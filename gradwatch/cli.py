@@ -1,7 +1,7 @@
-"""The command line. It starts at once: no command here imports torch.
+"""The command line. It starts at once: torch is imported only inside the command that needs it.
 
-Exit codes are for scripts: 0, or 1 where `report` shows something critical, or 2 when the command
-could not be done, with one line on stderr that says why.
+Exit codes are for scripts: 0, or 1 where `report` shows something critical or `check` fails, or 2
+when the command could not be done; the first line on stderr says why.
 """
 
 from __future__ import annotations
@@ -11,12 +11,17 @@ import os
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from gradwatch import __version__
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 CRITICAL: Final = 1
+FAILED: Final = 1
 UNDONE: Final = 2
+LEAST_STEPS: Final = 20
 WIDTH: Final = 100
 """Columns where the output is no terminal, as `print(report)` has."""
 
@@ -29,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else UNDONE
     if arguments.command == "report":
         return _report(arguments.run)
+    if arguments.command == "check":
+        return _check(arguments)
     return _explain(arguments.name)
 
 
@@ -48,6 +55,34 @@ def _parser() -> argparse.ArgumentParser:
         description="Show what was found in a recorded run. Exit code 1 if it is critical.",
     )
     report.add_argument("run", metavar="RUN", help="the log_dir of the run, or its run folder")
+    check = commands.add_parser(
+        "check",
+        help="train a copy of a model on one batch; exit code 1 if it does not train",
+        description="Train a copy of a model on one batch and judge what comes out. Exit code 1 "
+        "if the loss does not get below what a constant output reaches, or if something as severe "
+        "as --fail-on is found.",
+    )
+    check.add_argument(
+        "factory",
+        metavar="PKG.MOD:FACTORY",
+        help="a function without arguments that returns (model, loss_fn, batch), and a batch is "
+        "(inputs, targets)",
+    )
+    check.add_argument(
+        "--steps", type=_steps, default=100, metavar="N", help="optimizer steps (default: 100)"
+    )
+    check.add_argument(
+        "--init-only",
+        action="store_true",
+        help="do not train: predict from one forward and backward pass (predictions are warnings)",
+    )
+    check.add_argument(
+        "--fail-on",
+        choices=("note", "warning", "critical"),
+        default="critical",
+        help="fail on findings as severe as this, too (default: critical)",
+    )
+    check.add_argument("--json", action="store_true", help="print one JSON object")
     explain = commands.add_parser(
         "explain",
         help="say what a detector or a remedy does, and why",
@@ -57,8 +92,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _steps(text: str) -> int:
+    if not text.isdecimal() or int(text) < LEAST_STEPS:
+        raise argparse.ArgumentTypeError(f"must be an integer from {LEAST_STEPS}, got {text!r}")
+    return int(text)
+
+
 def _report(run: str) -> int:
-    from rich.console import Console, Group
+    from rich.console import Group
 
     from gradwatch.core.catalog import remedies
     from gradwatch.core.finding import Severity
@@ -71,9 +112,27 @@ def _report(run: str) -> int:
         return _undone(f"report: no run was recorded in {run!r}; RUN is the log_dir of a run")
     except (OSError, FutureVersion) as error:
         return _undone(f"report: {error}")
-    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
-    _print(text_of(Group(*render(report)), console))
+    _print(text_of(Group(*render(report)), _console()))
     return CRITICAL if report.severity == Severity.CRITICAL else 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from gradwatch._check import CannotCheck, check
+    from gradwatch.core.finding import Severity
+
+    page = None if arguments.json else _console()
+    try:
+        passed, text = check(
+            arguments.factory,
+            steps=arguments.steps,
+            init_only=arguments.init_only,
+            fail_on=Severity[arguments.fail_on.upper()],
+            console=page,
+        )
+    except CannotCheck as error:
+        return _undone(f"check: {error.args[0]}", *error.args[1:])
+    _print(text)
+    return 0 if passed else FAILED
 
 
 def _explain(name: str | None) -> int:
@@ -96,10 +155,18 @@ def _first_line(text: str) -> str:
     return text.partition("\n")[0]
 
 
-def _undone(message: str) -> int:
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=WIDTH)
+
+
+def _undone(message: str, *where: str) -> int:
+    """Say on stderr why a command could not be done, and where it failed in the user's code."""
     from gradwatch.sinks._text import clean, for_encoding
 
-    print(for_encoding(f"gradwatch {clean(message)}", sys.stderr.encoding), file=sys.stderr)
+    for line in (f"gradwatch {message}", *where):
+        print(for_encoding(clean(line), sys.stderr.encoding), file=sys.stderr)
     return UNDONE
 
 

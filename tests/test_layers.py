@@ -12,6 +12,7 @@ import gradwatch
 ROOT = Path(gradwatch.__file__).parent
 CORE = "numpy gradwatch.core"
 TORCH = f"torch {CORE} gradwatch.instrument"
+CHECKUP = "gradwatch._step gradwatch._patient gradwatch._constant"
 # Layer: what it may import at the top, and what in addition inside of functions. The longest
 # matching name counts; everything may import the standard library, and itself.
 LAYERS = {
@@ -24,8 +25,22 @@ LAYERS = {
     "gradwatch.sinks": (CORE, ""),
     "gradwatch.sinks.console": (f"{CORE} rich gradwatch.sinks._text", ""),
     "gradwatch.sinks.tensorboard": (f"torch tensorboard {CORE} gradwatch.sinks._text", ""),
+    "gradwatch.viewer": (f"{CORE} gradwatch.sinks._text", ""),
+    "gradwatch.demo": (
+        f"torch rich {CORE} gradwatch.data gradwatch.sinks gradwatch.viewer gradwatch.watcher",
+        "",
+    ),
     "gradwatch.instrument": (TORCH, ""),
     "gradwatch.watcher": (f"{TORCH} gradwatch.detectors gradwatch.remedies", "gradwatch.sinks"),
+    "gradwatch._step": ("torch", ""),
+    "gradwatch._constant": ("torch", ""),
+    "gradwatch._patient": ("torch numpy gradwatch._step", ""),
+    "gradwatch.checkup": (f"{TORCH} {CHECKUP}", ""),
+    "gradwatch.testing": (f"{TORCH} {CHECKUP} gradwatch.watcher gradwatch.sinks._text", ""),
+    "gradwatch._check": (
+        f"{CORE} rich gradwatch.sinks {CHECKUP} gradwatch.checkup gradwatch.testing",
+        "",
+    ),
     "gradwatch.cli": (CORE, "gradwatch rich torch"),
     "gradwatch.__main__": ("gradwatch.cli", ""),
 }

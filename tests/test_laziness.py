@@ -9,6 +9,7 @@ HEAVY = ("torch", "tensorboard", "tensorflow", "lightning", "transformers")
 LIGHT = """
 import gradwatch, gradwatch.cli, gradwatch.core.report, gradwatch.core.runfolder
 import gradwatch.core.specimens, gradwatch.sinks.console, gradwatch.sinks.runfolder
+import gradwatch.viewer.report
 from gradwatch.core import catalog
 catalog.detectors(), catalog.remedies(), catalog.names()
 gradwatch.Finding, gradwatch.Report, gradwatch.Severity, gradwatch.__version__

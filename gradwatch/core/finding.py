@@ -60,6 +60,8 @@ class Finding:
     confidence: str = ""
     """What the verdict rests on, and what could not be known."""
     numbers: Mapping[str, float] = field(default_factory=dict)
+    because_of: str = ""
+    """Name of the finding that this one follows from; empty for a root."""
 
     @property
     def cause(self) -> str:
@@ -87,6 +89,7 @@ class Finding:
             ],
             "confidence": self.confidence,
             "numbers": dict(self.numbers),
+            "because_of": self.because_of,
         }
 
     @staticmethod
@@ -112,6 +115,7 @@ class Finding:
             causes,
             str(data["confidence"]),
             dict(data["numbers"]),
+            str(data.get("because_of", "")),
         )
 
 

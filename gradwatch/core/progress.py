@@ -47,20 +47,24 @@ def progress(history: History) -> Progress:
         return Progress(None, f"only {finite.size} losses are known so far")
     window = finite[finite.size // 3 :]
     early, late = window[: window.size // 2], window[window.size // 2 :]
-    first, last = float(np.median(early)), float(np.median(late))
-    begin = float(np.median(finite[:3]))
-    fall = first - last
+    # The first loss is that of the untrained model: the one that a training has to leave behind.
+    begin, first, last = float(finite[0]), float(np.median(early)), float(np.median(late))
     noise = NOISE * math.hypot(_standard_error(early), _standard_error(late))
-    moving = fall > max(RELATIVE * abs(first), noise)
+    falls = first - last > max(RELATIVE * abs(first), noise)
+    below = begin - last > max(RELATIVE * abs(begin), noise)
     # A training that is done moves no more; what counts is that it has learnt.
     learnt = begin > 0 and last < 0.5 * begin
-    diverged = last > 2 * abs(begin) + noise
-    text = (
-        f"the loss went from {begin:.4g} to {last:.4g} in {steps[-1] - steps[0] + 1} steps"
-        if moving or learnt or diverged
-        else f"the loss stays at {last:.4g} (it began at {begin:.4g})"
-    )
-    return Progress(moving or learnt, text, begin - last, diverged, begin)
+    moving = learnt or (falls and below)
+    diverged = last > 2 * abs(begin) and float(late.min()) > abs(begin)
+    if moving or diverged:
+        text = f"the loss went from {begin:.4g} to {last:.4g} in {steps[-1] - steps[0] + 1} steps"
+    elif falls:
+        text = f"the loss falls, but at {last:.4g} it is not below its beginning, {begin:.4g}"
+    elif last > begin + max(RELATIVE * abs(begin), noise):
+        text = f"the loss is at {last:.4g}, above its beginning, {begin:.4g}"
+    else:
+        text = f"the loss stays at {last:.4g} (it began at {begin:.4g})"
+    return Progress(moving, text, begin - last, diverged, begin)
 
 
 def _standard_error(values: NDArray[np.float64]) -> float:

@@ -14,6 +14,7 @@ from gradwatch.core.ledger import Ledger, ledger
 from gradwatch.core.progress import Progress, progress
 from gradwatch.core.record import Record
 from gradwatch.core.remedy import CannotPrescribe, Prescription, Remedy
+from gradwatch.core.triage import triage
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Report:
     step: int
     """The latest step; -1 before the first."""
     findings: tuple[Finding, ...] = ()
-    """The worst first."""
+    """Roots, the worst first, each followed by its consequences."""
     prescriptions: tuple[Prescription, ...] = ()
     """Changes to try, in the order of the damage that they answer."""
     record: Record | None = None
@@ -57,6 +58,8 @@ class Report:
         """The one sentence to read."""
         if self.record is None and self.step < 0:
             return "Nothing was seen yet: no step was made while watching."
+        if self.record is None and not self.findings:
+            return f"Not judged: no step up to {self.step} was examined."
         if not self.findings:
             return f"Healthy as of step {self.step}: nothing was found."
         worst = self.findings[0]
@@ -84,17 +87,14 @@ def examine(
     run_folder: str | None = None,
 ) -> Report:
     """Run the detectors over a history and prescribe for what they find."""
-    findings = sorted(
-        (finding for detector in detectors for finding in detector(history)),
-        key=lambda finding: (-finding.severity, finding.since, finding.name),
-    )
+    findings = triage(finding for detector in detectors for finding in detector(history))
     record = history.latest
     prescriptions, unanswered = prescribe(findings, remedies, record)
     said = dict.fromkeys([*notes, *(record.notes if record else ()), *unanswered])
     return Report(
         model,
         history.last_step,
-        tuple(findings),
+        findings,
         prescriptions,
         record,
         pulses,
@@ -119,7 +119,7 @@ def prescribe(
         for rank, (finding, cause) in enumerate(_complaints(findings)):
             if (finding.name, cause.name) not in remedy.treats:
                 continue
-            key = (min(kinds[type(remedy)], 2), rank, len(remedy.treats))
+            key = (min(kinds[type(remedy)], 2), rank, len({c for _, c in remedy.treats}))
             try:
                 found.append((key, remedy.prescribe(finding, record)))
             except CannotPrescribe as reason:
@@ -130,7 +130,8 @@ def prescribe(
 
 
 def _complaints(findings: Iterable[Finding]) -> Iterator[tuple[Finding, Cause]]:
+    """Yield what to answer: a consequence goes when its root does."""
     for finding in findings:
-        if finding.severity >= Severity.WARNING:
+        if finding.severity >= Severity.WARNING and not finding.because_of:
             for cause in finding.causes:
                 yield finding, cause

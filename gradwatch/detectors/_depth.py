@@ -19,6 +19,7 @@ from gradwatch.core.finding import Cause
 from gradwatch.core.history import History
 from gradwatch.core.ledger import Entry, ledger
 from gradwatch.core.record import Record
+from gradwatch.core.stats import Stats
 
 MIN_LAYERS: Final = 3
 """A trend needs three points."""
@@ -105,6 +106,31 @@ def trend(record: Record) -> Trend | None:
         growth = _fit(forward)[0] * (len(layers) - 1)
         scale_drop = _fit(backward + forward)[0] * (len(layers) - 1)
     return Trend(tuple(layers), slope * (len(layers) - 1), monotony, scale_drop, growth)
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """How the size of the outputs changes over the weighted layers, on the way forward."""
+
+    layers: tuple[str, ...]
+    decades: float
+    monotony: float
+
+
+def signal(record: Record) -> Signal | None:
+    """Fit the root mean squares of the outputs; None when there are too few layers, or one has no
+    output, or one that is zero or not finite."""
+    outputs: dict[str, Stats] = {}
+    for call in record.calls:
+        if call.layer.weighted and call.output is not None:
+            before = outputs.get(call.layer.name)
+            outputs[call.layer.name] = call.output if before is None else before + call.output
+    sizes = [output.rms for output in outputs.values()]
+    broken = any(output.nonfinite for output in outputs.values())
+    if len(sizes) < MIN_LAYERS or broken or not all(0 < size < math.inf for size in sizes):
+        return None
+    slope, monotony = _fit(np.log10(sizes))
+    return Signal(tuple(outputs), slope * (len(sizes) - 1), monotony)
 
 
 def _fit(values: NDArray[np.float64]) -> tuple[float, float]:

@@ -51,7 +51,7 @@ class VanishingGradient:
         judged = [(record, found, self._bad(found)) for record, found in trends if found]
         streak = _depth.streak(history, judged)
         if streak is None:
-            return tuple(self._healed([(record, bad) for record, _, bad in judged]))
+            return ()
         going = progress(history)
         record, trend = streak.records[-1], streak.trend
         causes = _depth.shares(_causes(record, _depth.blame(record)), -1)
@@ -109,17 +109,6 @@ class VanishingGradient:
                 "within 150 steps."
             )
         return Severity.WARNING, f"Seen since step {streak.since}; {going.text}."
-
-    def _healed(self, judged: list[tuple[Record, bool]]) -> Iterator[Finding]:
-        bad = [record.step for record, is_bad in judged if is_bad]
-        if bad:
-            yield Finding(
-                self.name,
-                Severity.NOTE,
-                f"the gradient vanished over depth until step {bad[-1]}; it healed by itself",
-                since=bad[0],
-                until=bad[-1],
-            )
 
 
 _CULPRIT: Final = {

@@ -46,7 +46,8 @@ class ClipGradients:
     def treats(self) -> frozenset[tuple[str, str]]:
         """The (finding, cause) pairs it answers."""
         exploding = {("exploding-gradient", cause) for cause in ("init", "learning-rate", "depth")}
-        return frozenset(exploding | {("non-finite", "learning-rate")})
+        others = ("non-finite", "gradient-spike", "dead-units")
+        return frozenset(exploding | {(finding, "learning-rate") for finding in others})
 
     def prescribe(self, finding: Finding, record: Record) -> Prescription:
         """Return the change for this model; raises `CannotPrescribe` with the reason."""

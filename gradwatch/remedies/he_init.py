@@ -42,7 +42,13 @@ class HeInit:
         """The (finding, cause) pairs it answers."""
         return frozenset(
             (finding, "init")
-            for finding in ("vanishing-gradient", "exploding-gradient", "non-finite")
+            for finding in (
+                "vanishing-gradient",
+                "exploding-gradient",
+                "non-finite",
+                "signal-scale",
+                "dead-units",
+            )
         )
 
     def prescribe(self, finding: Finding, record: Record) -> Prescription:

@@ -42,7 +42,8 @@ class LayerNorm:
     def treats(self) -> frozenset[tuple[str, str]]:
         """The (finding, cause) pairs it answers."""
         vanishing = {("vanishing-gradient", cause) for cause in ("activation", "init", "depth")}
-        return frozenset(vanishing | {("exploding-gradient", cause) for cause in ("init", "depth")})
+        exploding = {("exploding-gradient", cause) for cause in ("init", "depth")}
+        return frozenset(vanishing | exploding | {("signal-scale", "init")})
 
     def prescribe(self, finding: Finding, record: Record) -> Prescription:
         """Return the change for this model; raises `CannotPrescribe` with the reason."""

@@ -50,7 +50,13 @@ class XavierInit:
         """The (finding, cause) pairs it answers."""
         return frozenset(
             (finding, "init")
-            for finding in ("vanishing-gradient", "exploding-gradient", "non-finite")
+            for finding in (
+                "vanishing-gradient",
+                "exploding-gradient",
+                "non-finite",
+                "signal-scale",
+                "saturated-activation",
+            )
         )
 
     def prescribe(self, finding: Finding, record: Record) -> Prescription:

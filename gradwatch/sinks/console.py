@@ -109,8 +109,10 @@ def render(report: Report) -> Iterator[RenderableType]:
     if report.step >= 0:
         yield Text(f"Progress: {clean(report.progress.text)}.", "dim")
     for number, finding in enumerate(report.findings):
-        # The verdict has already said what the first one is.
-        yield from _finding(finding, summary=number > 0)
+        if finding.because_of:
+            yield _consequence(finding)
+        else:  # the verdict has already said what the first one is
+            yield from _finding(finding, summary=number > 0)
     yield from (_ledger if report.findings else _balance)(report.ledger)
     if report.prescriptions:
         yield _heading("What to try, one at a time")
@@ -147,6 +149,15 @@ def _finding(finding: Finding, *, summary: bool) -> Iterator[RenderableType]:
         yield _indented(_causes(finding.causes))
     if finding.confidence:
         yield _indented(Text(f"rests on: {clean(finding.confidence)}", "dim"))
+
+
+def _consequence(finding: Finding) -> RenderableType:
+    """One line under its root: it goes when that does."""
+    label = (f"{finding.severity}: {name(finding.name)}", STYLES[finding.severity])
+    since = f"since step {finding.since}"
+    return _indented(
+        Text.assemble("from this follows ", label, f" ({since}): {clean(finding.summary)}")
+    )
 
 
 def _causes(causes: Sequence[Cause]) -> RenderableType:

@@ -7,12 +7,16 @@ import pytest
 from gradwatch.core import catalog, specimens
 from gradwatch.core.finding import Finding, Severity
 from gradwatch.core.history import History
-from gradwatch.core.report import examine
+from gradwatch.core.report import Report, examine
+from gradwatch.detectors.vanishing import VanishingGradient
+
+
+def examined(name: str) -> Report:
+    return examine(specimens.load(name), catalog.detectors(), catalog.remedies())
 
 
 def found(name: str, finding: str) -> Finding:
-    report = examine(specimens.load(name), catalog.detectors(), catalog.remedies())
-    result = report.finding(finding)
+    result = examined(name).finding(finding)
     assert result is not None
     return result
 
@@ -74,13 +78,51 @@ def test_a_nan_is_found_at_its_step_and_layer_between_two_exams(specimen: str) -
 def test_a_fault_at_birth_is_a_warning_until_the_training_shows_it() -> None:
     history = specimens.load("sigmoid-mlp")
     born = History.of(history.records[:1], history.pulses[:1])
-    (finding,) = catalog.detectors()[-1](born)
+    (finding,) = VanishingGradient()(born)
     assert finding.severity == Severity.WARNING
     assert "prediction" in finding.confidence
 
 
 def test_what_is_prescribed_answers_the_main_cause_first() -> None:
-    report = examine(specimens.load("sigmoid-mlp"), catalog.detectors(), catalog.remedies())
+    report = examined("sigmoid-mlp")
     assert report.prescriptions[0].remedy == "swap-activation-relu"
-    report = examine(specimens.load("default-relu-mlp"), catalog.detectors(), catalog.remedies())
+    report = examined("default-relu-mlp")
     assert report.prescriptions[0].remedy == "he-init"
+
+
+@pytest.mark.parametrize(
+    ("specimen", "root", "cause"),
+    [
+        ("sigmoid-mlp", "vanishing-gradient", "activation"),
+        ("small-tanh-mlp", "signal-scale", "init"),
+        ("default-relu-mlp", "vanishing-gradient", "init"),
+        ("large-tanh-mlp", "saturated-activation", "init"),
+        ("large-relu-mlp", "signal-scale", "init"),
+        ("high-learning-rate", "exploding-gradient", "learning-rate"),
+        ("unscaled-inputs", "saturated-activation", "data-scale"),
+        ("born-dead", "dead-units", "init"),
+        ("dying-relu", "exploding-gradient", "learning-rate"),
+        ("high-learning-rate-adam", "dead-units", "learning-rate"),
+        ("low-learning-rate", "stalled-updates", "learning-rate"),
+        ("oversized-steps", "oversized-updates", "learning-rate"),
+        ("detached", "disconnected-parameters", "disconnection"),
+        ("forgotten-by-the-optimizer", "forgotten-parameters", "optimizer"),
+        ("spike", "exploding-gradient", "learning-rate"),
+        ("nan-forward", "non-finite", "numerics"),
+        ("nan-backward", "non-finite", "numerics"),
+    ],
+)
+def test_one_fault_has_one_root_and_a_remedy(specimen: str, root: str, cause: str) -> None:
+    report = examined(specimen)
+    roots = [finding for finding in report.findings if not finding.because_of]
+    assert [(finding.name, finding.cause) for finding in roots] == [(root, cause)]
+    assert report.findings[0] == roots[0]
+    assert all(f.because_of == root for f in report.findings[1:])
+    if cause != "numerics":
+        assert report.prescriptions
+        assert report.prescriptions[0].answers == f"{root}: {cause}"
+
+
+def test_inputs_that_were_not_scaled_are_told_from_weights_that_are_too_large() -> None:
+    assert examined("unscaled-inputs").prescriptions[0].remedy == "standardise-inputs"
+    assert examined("large-tanh-mlp").prescriptions[0].remedy == "xavier-init"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,15 @@ class Training:
     data: Callable[[], Batch]
     steps: int = 80
     learning_rate: float = 0.1
-    optimizer: type[torch.optim.Optimizer] = torch.optim.SGD
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.SGD
     loss: nn.Module = field(default_factory=nn.CrossEntropyLoss)
     batch: int = 64
     disturb: Callable[[nn.Module, int], None] = lambda model, step: None
     """Called before each step: where a fault is put in at a certain one."""
+    schedule: Callable[[int], float] = lambda step: 1.0
+    """What the learning rate is multiplied with in each step."""
+    trained: Callable[[nn.Module], Iterable[nn.Parameter]] = lambda model: model.parameters()
+    """What the optimizer gets to hold."""
 
 
 def run(
@@ -42,12 +47,15 @@ def run(
     """Train and watch; returns the closed watcher and the losses."""
     torch.manual_seed(seed)
     model = training.model()
-    optimizer = training.optimizer(model.parameters(), lr=training.learning_rate)  # type: ignore[call-arg]
+    optimizer = training.optimizer(training.trained(model), lr=training.learning_rate)
+    loss_fn = copy.deepcopy(training.loss)
     losses = []
     with gradwatch.watch(model, optimizer, log_dir=log_dir, strict=True, **options) as watcher:
         for step, (inputs, targets) in enumerate(batches(training)):
             training.disturb(model, step)
-            loss = training.loss(model(inputs), targets)
+            for group in optimizer.param_groups:
+                group["lr"] = training.learning_rate * training.schedule(step)
+            loss = loss_fn(model(inputs), targets)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -224,6 +232,88 @@ class NanBackward(nn.Module):
         return x + (x * 0.0).sqrt() if self.calls == self.step + 1 else x * 1.0
 
 
+class GatedMLP(nn.Module):
+    """Hidden layers whose output is multiplied with a sigmoid gate that starts nearly open."""
+
+    def __init__(self, depth: int = 3, width: int = 32) -> None:
+        super().__init__()
+        self.first = nn.Linear(64, width)
+        self.values = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.gates = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, width), nn.Sigmoid()) for _ in range(depth)
+        )
+        self.head = nn.Linear(width, 10)
+        for gate in self.gates:
+            nn.init.constant_(gate[0].bias, 5.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        for value, gate in zip(self.values, self.gates, strict=True):
+            x = gate(x) * torch.relu(value(x))
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+class Experts(nn.Module):
+    """A mixture in which each sample goes through the one expert that the router picks."""
+
+    def __init__(self, experts: int = 6, width: int = 32) -> None:
+        super().__init__()
+        self.router = nn.Linear(64, experts)
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
+            for _ in range(experts)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, picked = self.router(x).softmax(-1).max(-1)
+        out = x.new_zeros(len(x), 10)
+        for i, expert in enumerate(self.experts):
+            mine = picked == i
+            if mine.any():
+                out = out.index_add(0, mine.nonzero()[:, 0], expert(x[mine]))
+        return out * weight[:, None]
+
+
+class Detached(nn.Module):
+    """A deep encoder whose features are detached before the head: it stays as it was drawn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = mlp(12, nn.Sigmoid)[:-1]
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.encoder(x).detach())  # type: ignore[no-any-return]
+
+
+class ScaledLoss(nn.Module):
+    """Cross-entropy that is a thousand times larger in one step: as an outlier makes it."""
+
+    def __init__(self, step: int, factor: float) -> None:
+        super().__init__()
+        self.step, self.factor, self.calls = step, factor, 0
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        self.calls += 1
+        loss = nn.functional.cross_entropy(output, target)
+        return loss * self.factor if self.calls == self.step + 1 else loss
+
+
+def born_dead() -> nn.Sequential:
+    """Hidden units with a bias so far below zero that no sample reaches them."""
+    model = mlp(2, nn.ReLU)
+    for layer in model:
+        if isinstance(layer, nn.Linear) and layer is not model[-1]:
+            nn.init.constant_(layer.bias, -20.0)
+    return model
+
+
+def unscaled_vectors() -> Batch:
+    """Digits as vectors whose pixels go up to some thousands."""
+    inputs, labels = digit_vectors()
+    return 2000 * inputs, labels
+
+
 def with_module(model: nn.Sequential, position: int, module: nn.Module) -> nn.Sequential:
     """Return a model with one more module at a position."""
     layers = list(model)
@@ -254,6 +344,17 @@ HEALTHY: dict[str, Training] = {
     "masked-attention": Training(
         lambda: PreNormTransformer(2, masked=True), digit_rows, learning_rate=1e-3, optimizer=ADAM
     ),
+    "tanh-mlp": Training(
+        lambda: mlp(4, nn.Tanh, init=nn.init.xavier_normal_), digit_vectors, learning_rate=0.05
+    ),
+    "gated-mlp": Training(GatedMLP, digit_vectors, learning_rate=3e-3, optimizer=ADAM),
+    "default-relu-mlp-adam": Training(
+        lambda: mlp(6, nn.ReLU, width=64), digit_vectors, learning_rate=3e-3, optimizer=ADAM
+    ),
+    "warm-up": Training(
+        lambda: mlp(2, nn.ReLU), digit_vectors, schedule=lambda step: min(1.0, step / 20)
+    ),
+    "mixture-of-experts": Training(Experts, digit_vectors, learning_rate=1e-2, optimizer=ADAM),
 }
 """They learn: the loss at the end is well below that at the beginning."""
 
@@ -274,6 +375,36 @@ SICK: dict[str, Training] = {
         learning_rate=2.0,
         steps=20,
         loss=nn.MSELoss(),
+    ),
+    "unscaled-inputs": Training(
+        lambda: mlp(3, nn.Tanh, init=nn.init.xavier_normal_), unscaled_vectors, learning_rate=0.5
+    ),
+    "born-dead": Training(born_dead, digit_vectors),
+    "dying-relu": Training(
+        lambda: mlp(3, nn.ReLU),
+        digit_vectors,
+        learning_rate=0.3,
+        loss=ScaledLoss(4, 300.0),
+        steps=150,
+    ),
+    "low-learning-rate": Training(lambda: mlp(2, nn.ReLU), digit_vectors, learning_rate=1e-8),
+    "high-learning-rate-adam": Training(
+        lambda: mlp(3, nn.ReLU), digit_vectors, learning_rate=1.0, optimizer=ADAM
+    ),
+    "oversized-steps": Training(
+        lambda: mlp(3, nn.Tanh),
+        digit_vectors,
+        learning_rate=0.7,
+        optimizer=lambda params, lr: torch.optim.AdamW(params, lr=lr, weight_decay=1.0),
+    ),
+    "detached": Training(Detached, digit_vectors),
+    "forgotten-by-the-optimizer": Training(
+        lambda: mlp(2, nn.ReLU),
+        digit_vectors,
+        trained=lambda model: copy.deepcopy(model).parameters(),
+    ),
+    "spike": Training(
+        lambda: mlp(3, nn.ReLU), digit_vectors, loss=ScaledLoss(50, 1000.0), steps=90
     ),
     "nan-forward": Training(
         lambda: with_module(mlp(3, nn.ReLU), 4, NanForward(37)), digit_vectors, steps=45

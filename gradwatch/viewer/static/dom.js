@@ -32,6 +32,11 @@ export function number(value) {
   return value === 0 ? "0" : value.toPrecision(3).replace("e+", "e");
 }
 
+/** Write a round number, as an axis has. */
+export function round(value) {
+  return String(Number(value.toPrecision(3))).replace("e+", "e");
+}
+
 /** Write a number of bits with its sign. */
 export function signed(bits, digits = 1) {
   const text = (bits ?? 0).toFixed(digits);
@@ -40,8 +45,8 @@ export function signed(bits, digits = 1) {
 
 /** Write 2 to the power of an integer. */
 export function power(exponent) {
-  const digits = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹" };
-  return `2${[...String(exponent)].map((digit) => digits[digit]).join("")}`;
+  const digits = [...String(exponent)].map((digit) => (digit === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit]));
+  return `2${digits.join("")}`;
 }
 
 /** "1 step", "2 steps". */
@@ -49,11 +54,16 @@ export function count(times, word) {
   return `${times.toLocaleString("en")} ${word}${times === 1 ? "" : "s"}`;
 }
 
+/** Return the parts of a sentence, where `names` stand in backticks. */
+export function prose(text) {
+  return text.split(/`([^`]+)`/).map((part, i) => (i % 2 ? el("code", {}, part) : part));
+}
+
 /** Shorten a text in its middle, until it fits by the measure given. */
 export function fit(text, fits) {
   if (fits(text)) return text;
   let [low, high] = [0, text.length]; // characters that are kept
-  const kept = (n) => `${text.slice(0, Math.floor(n / 2))}…${text.slice(text.length - Math.ceil(n / 2))}`;
+  const kept = (n) => `${text.slice(0, n >> 1)}…${text.slice(text.length - ((n + 1) >> 1))}`;
   while (low < high - 1) {
     const middle = (low + high) >> 1;
     if (fits(kept(middle))) low = middle;

@@ -1,6 +1,6 @@
 // What is wrong, why, and what to try: words.
 
-import { count, el, number, real, section, signed } from "./dom.js";
+import { count, el, number, prose, real, section, signed } from "./dom.js";
 
 const SIGNS = { critical: "✕", warning: "!", note: "i", healthy: "✓", unknown: "?" };
 /** Layers that are named; of more, the rest is one click away. */
@@ -15,19 +15,22 @@ export function verdict(data) {
     badge(data.severity),
     el("div", {},
       el("p", { class: "about" }, el("b", {}, "gradwatch"), " ", el("bdi", {}, about)),
-      el("h1", {}, data.verdict),
-      el("p", { class: "progress" }, el("b", {}, "Does it learn? "), `${moving}: ${data.progress.text}.`)));
+      el("h1", {}, prose(data.verdict)),
+      el("p", { class: "progress" },
+        el("b", {}, "Does it learn? "), moving, ": ", prose(data.progress.text), ".")));
 }
 
 /** Return the section of findings. */
 export function findings(list) {
-  const cards = list.map((finding, i) => el("article", { id: `finding-${i + 1}`, class: finding.severity, tabindex: "-1" },
+  const cards = list.map((finding, i) => el("article",
+    { id: `finding-${i + 1}`, class: finding.severity, tabindex: "-1" },
     el("h3", {}, badge(finding.severity), `${i + 1}. ${finding.severity}: ${finding.name}`,
       el("span", { class: "muted when" }, since(finding))),
-    el("p", {}, finding.summary),
+    // The verdict has already said what the first one is.
+    i ? el("p", {}, prose(finding.summary)) : null,
     finding.layers.length ? el("p", {}, el("b", {}, "where "), places(finding.layers)) : null,
     finding.causes.length ? causes(finding.causes) : null,
-    finding.confidence ? el("p", { class: "muted" }, `Rests on: ${finding.confidence}`) : null,
+    finding.confidence ? el("p", { class: "muted" }, "Rests on: ", prose(finding.confidence)) : null,
     numbers(finding.numbers)));
   return section("findings", "Findings", cards.length ? cards : el("p", {}, "None."));
 }
@@ -48,7 +51,9 @@ export function prescriptions(list) {
 
 /** Return the section of what was not covered. */
 export function notes(list) {
-  return list.length ? section("notes", "Not covered", el("ul", {}, list.map((note) => el("li", {}, note)))) : null;
+  if (!list.length) return null;
+  return section("notes", "Not covered",
+    el("ul", {}, list.map((note) => el("li", {}, prose(note)))));
 }
 
 function badge(severity) {
@@ -80,7 +85,8 @@ function causes(list) {
         el("td", { class: "number" }, cause.bits === null ? "" : signed(real(cause.bits))),
         el("td", { class: "number" }, share === null ? "" :
           [`${Math.round(100 * share)}%`, el("span", { class: "meter", "aria-hidden": "true" }, meter)]),
-        el("td", {}, cause.text, cause.layers.length ? el("div", { class: "muted" }, places(cause.layers)) : null));
+        el("td", {}, prose(cause.text),
+          cause.layers.length ? el("div", { class: "muted" }, places(cause.layers)) : null));
     })));
 }
 

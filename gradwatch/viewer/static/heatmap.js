@@ -4,7 +4,8 @@ import { fit } from "./dom.js";
 import { painter, resize, theme } from "./paint.js";
 import { drawBreaks } from "./scale.js";
 
-const MAX_HEIGHT = 520;
+/** Higher maps scroll; half a row at the end shows that there are more. */
+const MAX_HEIGHT = 630;
 /** Height of a row: as much as there is room for, within these bounds. */
 const ROW = [13, 26];
 
@@ -76,6 +77,7 @@ export function range(rows) {
   return [Math.min(bottom, top - 4), top];
 }
 
+/** Height of a row, and of what is seen of all rows. */
 export function heights(rows) {
   const row = Math.min(ROW[1], Math.max(ROW[0], Math.floor(MAX_HEIGHT / Math.max(1, rows.length))));
   return { row, visible: Math.min(MAX_HEIGHT, row * rows.length) };
@@ -114,8 +116,10 @@ export function drawMap(canvas, rows, scale, [low, high], offset, marked) {
     const y = (row + 0.5) * height - offset;
     const found = marked.get(rows[row].layer);
     context.fillStyle = theme(found ? found.severity : "text");
-    const label = found ? `${rows[row].name} ◂${found.number}` : rows[row].name;
-    context.fillText(fit(label, (text) => context.measureText(text).width <= scale.left - 12),
-      scale.left - 8, y);
+    const mark = found ? ` ◂${found.number}` : "";
+    const room = scale.left - 12 - context.measureText(mark).width;
+    const name = fit(rows[row].name, (text) => context.measureText(text).width <= room);
+    // Isolated, or a name that is written from right to left would take the mark along.
+    context.fillText(`\u2068${name}\u2069${mark}`, scale.left - 8, y);
   }
 }

@@ -2,6 +2,9 @@
 
 import { count, el, section, signed } from "./dom.js";
 
+/** Bits of the longest bar, at least: a healthy network's bars are short. */
+const MIN_SCALE = 4;
+
 /** Return the section. */
 export function ledger({ step, total, kinds, entries }) {
   if (!entries.length) {
@@ -20,24 +23,22 @@ export function ledger({ step, total, kinds, entries }) {
     title: kind.layers.join(", "),
   })).sort((a, b) => Math.abs(b.bits) - Math.abs(a.bits));
   return section("ledger", "Where the gradient's bits go",
-    el("p", {}, el("b", {}, `${signed(total)} bits`), ` from the model's output to its first layer, in the exam of step ${step}. `,
+    el("p", {}, el("b", {}, `${signed(total)} bits`),
+      ` from the model's output to its first layer, in the exam of step ${step}. `,
       el("span", { class: "muted" }, "−1 bit: the gradient halves; +1 bit: it doubles. ",
         el("span", { class: "lost swatch" }), " lost ", el("span", { class: "gained swatch" }), " gained")),
     el("div", { class: "two" },
       table("By kind of layer", ["kind", "bits", "each"], byKind, (kind) =>
         kind.layers.length > 1 ? signed(kind.bits / kind.layers.length, 2) : ""),
-      table(`In execution order (${count(run.length, "entry").replace("entrys", "entries")})`,
+      table(`In execution order: ${count(run.length, "line")}`,
         ["layer", "bits", "from output"], run, (entry) => signed(entry.level))));
 }
 
 function table(caption, heads, rows, last) {
-  const lost = Math.max(0, ...rows.map(({ bits }) => -bits));
-  const gained = Math.max(0, ...rows.map(({ bits }) => bits));
-  const scale = 100 / (lost + gained || 1);
+  const largest = rows.reduce((size, { bits }) => Math.max(size, Math.abs(bits)), MIN_SCALE);
   const body = rows.map((row) => {
     const bar = el("span", { class: row.bits < 0 ? "lost" : "gained" });
-    bar.style.left = `${(lost + Math.min(0, row.bits)) * scale}%`;
-    bar.style.width = `${Math.abs(row.bits) * scale}%`;
+    bar.style.width = `${(100 * Math.abs(row.bits)) / largest}%`;
     return el("tr", { title: `${row.title}\n${signed(row.bits, 3)} bits` },
       el("th", { scope: "row" }, el("bdi", {}, row.label)),
       el("td", { class: "number" }, signed(row.bits)),

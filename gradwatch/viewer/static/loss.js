@@ -1,12 +1,12 @@
 // The loss under the heat map, over the same steps.
 
-import { number, real } from "./dom.js";
+import { real, round } from "./dom.js";
 import { resize, theme } from "./paint.js";
 import { drawBreaks, drawSteps, nice } from "./scale.js";
 
 const HEIGHT = 150;
 const TOP = 12;
-const BOTTOM = 40;
+const BOTTOM = 26;
 /** A positive loss that spans this many decades is drawn on a logarithmic axis. */
 const DECADES = 2;
 
@@ -23,15 +23,12 @@ export function drawLoss(canvas, losses, scale, exams) {
     context.fillStyle = theme("line");
     context.fillRect(scale.left, Math.round(axis.y(tick)), scale.width, 1);
     context.fillStyle = theme("muted");
-    context.fillText(number(tick), scale.left - 8, axis.y(tick));
+    context.fillText(axis.format(tick), scale.left - 8, axis.y(tick));
   }
   drawBreaks(context, scale, TOP, HEIGHT);
   curve(context, values, scale, axis);
   marks(context, values, scale);
   drawSteps(context, scale, TOP + HEIGHT, exams);
-  context.fillStyle = theme("muted");
-  context.textAlign = "center";
-  context.fillText("optimizer step", scale.left + scale.width / 2, TOP + HEIGHT + 24);
   return axis.logarithmic ? "loss (log axis)" : "loss";
 }
 
@@ -42,19 +39,20 @@ function vertical(finite) {
   if (low === high) [low, high] = [low - (Math.abs(low) || 1) / 2, high + (Math.abs(high) || 1) / 2];
   const span = place(high) - place(low);
   const y = (value) => TOP + HEIGHT * (1 - (place(value) - place(low)) / span);
-  let ticks = [];
-  if (!finite.length) ticks = [];
-  else if (logarithmic) {
+  let [ticks, format] = [[], round];
+  if (logarithmic) {
     const every = nice(span / 5);
     const first = Math.ceil(place(low) / every) * every;
     for (let decade = first; decade <= place(high); decade += every) ticks.push(10 ** decade);
-  } else {
+  } else if (finite.length) {
     const unit = 10 ** Math.floor(Math.log10(span / 3)); // `nice` is for whole numbers
     const every = nice(span / 3 / unit) * unit;
     const first = Math.ceil(low / every);
+    const digits = -Math.floor(Math.log10(every) + 1e-9);
+    if (digits > 0 && digits < 5) format = (tick) => tick.toFixed(digits);
     for (let i = first; i * every <= high; i++) ticks.push(i * every);
   }
-  return { logarithmic, y, ticks };
+  return { logarithmic, y, ticks, format };
 }
 
 /** Join the points; where several share a column of pixels, from the lowest to the highest. */

@@ -74,6 +74,8 @@ export function drawSteps(context, scale, top, exams) {
   context.fillStyle = context.strokeStyle = theme("muted");
   context.font = theme("font");
   context.textBaseline = "top";
+  context.textAlign = "right";
+  context.fillText("step", scale.left - 8, top + 8);
   context.textAlign = "center";
   for (const column of scale.ticks()) {
     context.fillRect(Math.round(scale.middle(column)), top, 1, 5);

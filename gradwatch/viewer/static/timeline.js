@@ -13,6 +13,7 @@ const WORDS = {
   nan: "NaN", inf: "infinite", zero: "0, or too small for a float32's square",
   missed: "not reached by backward", unknown: "not measured",
 };
+const KEYS = { nan: "NaN", inf: "infinite", zero: "0", missed: "not reached" };
 /** Parameters of a layer that are listed at the cursor. */
 const MAX_PARTS = 8;
 
@@ -48,6 +49,8 @@ export async function timeline(pulse, findings) {
     scroller, axis, lanes, el("div", { class: "loss" }, lossTitle, loss), line, box);
   const tip = el("div", { class: "tip", role: "status", hidden: "" });
   const legend = el("div", { class: "legend" });
+  const total = el("span");
+  const more = el("span");
   const choice = el("select", {
     change(event) {
       state.byLayer = event.target.value === "layers";
@@ -66,10 +69,13 @@ export async function timeline(pulse, findings) {
     if (!available) return;
     const context = map.getContext("2d");
     context.font = theme("font");
-    const widest = rows.reduce((width, { name }) => Math.max(width, context.measureText(name).width), 0);
-    const left = Math.round(Math.min(Math.max(widest + 34, GUTTER[0]), GUTTER[1], available * 0.35));
+    const names = [...rows, ...findings].map(({ name }) => context.measureText(name).width);
+    const widest = names.reduce((a, b) => Math.max(a, b), GUTTER[0]);
+    const left = Math.round(Math.min(widest + 34, GUTTER[1], available * 0.35));
     state.scale = new Steps(pulse.steps, pulse.merged, left, Math.max(40, available - left - 8));
     const { row, visible } = heights(rows);
+    total.textContent = rows.length.toLocaleString("en");
+    more.textContent = visible < row * rows.length ? " (scroll for those that follow)" : "";
     scroller.style.height = `${visible}px`;
     spacer.style.height = `${row * rows.length}px`;
     drawRows();
@@ -106,18 +112,21 @@ export async function timeline(pulse, findings) {
       const [low, high] = octaves;
       const paint = painter(low, high);
       const label = (exponent) => `${number(2 ** exponent)} (${power(exponent)})`;
-      legend.append(label(low), swatch(el("canvas"), 180, 12,
-        (share) => paint(2 ** (low + share * (high - low)))), label(high));
+      const shades = swatch(el("canvas"), 180, 12, (share) => paint(2 ** (low + share * (high - low))));
+      const text = (words) => el("span", {}, words);
+      legend.append(text("gradient norm"), text(label(low)), shades, text(label(high)));
     }
     const samples = { nan: NaN, inf: Infinity, zero: 0, missed: -1 };
     const kinds = new Set(rows.flatMap(({ values }) => [...new Set(Array.from(values, kindOf))]));
     for (const [kind, sample] of Object.entries(samples)) {
       if (!kinds.has(kind)) continue;
-      const words = { nan: "NaN", inf: "infinite", zero: "0", missed: "not reached" };
       legend.append(el("span", { class: "key" },
-        swatch(el("canvas"), 18, 12, () => painter(0, 1)(sample)), words[kind]));
+        swatch(el("canvas"), 18, 12, () => painter(0, 1)(sample)), KEYS[kind]));
     }
-    legend.append(el("span", { class: "key" }, el("span", { class: "exam" }, "▴"), "examined in full"));
+    const key = (sign, words) => el("span", { class: "key" }, el("span", { class: "exam" }, sign), words);
+    if (pulse.exams.length) legend.append(key("▴", "examined in full"));
+    const { breaks } = new Steps(pulse.steps, pulse.merged, 0, 1);
+    if (breaks.length) legend.append(key("┆", "steps in between were not kept"));
   }
 
   /** Show the numbers of a cell; `x` and `y` are where to, in the window. */
@@ -128,11 +137,11 @@ export async function timeline(pulse, findings) {
     const told = real(pulse.losses[column]);
     const lines = [
       el("b", {}, name),
-      el("span", { class: "muted" }, scale.label(column), column === worst(values, 0, steps) ? ", the largest of this row" : ""),
+      muted(scale.label(column), column === worst(values, 0, steps) ? ", the largest of this row" : ""),
       el("span", { class: "value" }, "gradient norm ", el("b", {}, words(values[column]))),
       ...(parts.length > 1 ? parts.slice(0, MAX_PARTS).map((part) =>
-        el("span", { class: "muted" }, `${part.name.split(".").at(-1)}: ${words(part.values[column])}`)) : []),
-      parts.length > MAX_PARTS ? el("span", { class: "muted" }, `and ${parts.length - MAX_PARTS} more`) : null,
+        muted(`${part.name.split(".").at(-1)}: ${words(part.values[column])}`)) : []),
+      parts.length > MAX_PARTS ? muted(`and ${parts.length - MAX_PARTS} more`) : null,
       el("span", {}, `loss ${told === null ? "not known" : number(told)}`),
     ];
     tip.replaceChildren(...lines.filter(Boolean));
@@ -178,9 +187,10 @@ export async function timeline(pulse, findings) {
     const { row: height, visible } = heights(rows);
     const top = row * height;
     scroller.scrollTop = Math.min(top, Math.max(scroller.scrollTop, top + height - visible));
-    const corner = charts.getBoundingClientRect();
-    show(row, column, corner.left + state.scale.middle(column),
-      corner.top + top - scroller.scrollTop + height / 2);
+    show(row, column, 0, 0);
+    box.scrollIntoView({ block: "nearest" });
+    const cell = box.getBoundingClientRect();
+    show(row, column, cell.left, cell.top);
   }
 
   scroller.addEventListener("scroll", () => state.scale && drawRows());
@@ -197,11 +207,15 @@ export async function timeline(pulse, findings) {
   for (const element of [scroller, loss]) element.addEventListener("pointerleave", hide);
   drawLegend();
   return { element: section("pulse", "Gradients over time",
-    el("p", { class: "muted" }, "Each row is one of the ", choice,
-      " in execution order, each column a step; the colour is the norm of its gradient, ",
-      "in powers of two. ", el("span", { id: "pulse-keys" },
+    el("p", { class: "muted" }, "Each row is one of ", total, " ", choice, " in execution order", more,
+      "; each column is a step; the colour is the norm of the gradient, in powers of two. ",
+      el("span", { id: "pulse-keys" },
         "Point at it, or move with the arrow keys, for the numbers.")),
     legend, charts, tip), draw };
+}
+
+function muted(...words) {
+  return el("span", { class: "muted" }, ...words);
 }
 
 function words(value) {

@@ -1,0 +1,64 @@
+"""What a suspicion is worth, by what became of the training: shared by most detectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from gradwatch.core.finding import Severity
+from gradwatch.core.history import History
+from gradwatch.core.progress import Progress
+from gradwatch.core.record import Parameter, Record
+
+LASTING_EXAMS: Final = 3
+"""A thing counts as lasting when so many exams in a row show it ..."""
+LASTING_STEPS: Final = 10
+"""... and they span at least so many optimizer steps."""
+
+
+def lasting(records: Iterable[Record]) -> bool:
+    """Whether these exams are enough for more than a suspicion."""
+    steps = [record.step for record in records]
+    return len(steps) >= LASTING_EXAMS and steps[-1] - steps[0] >= LASTING_STEPS
+
+
+def latest_streak(history: History, bad: Callable[[Record], bool]) -> tuple[Record, ...]:
+    """Return the exams at the end of the history that are all bad, oldest first."""
+    streak: list[Record] = []
+    for record in reversed(history.records):
+        if not bad(record):
+            break
+        streak.append(record)
+    return tuple(reversed(streak))
+
+
+def verdict(streak: tuple[Record, ...], going: Progress) -> tuple[Severity, str]:
+    """Critical if it lasts while the training gets nowhere; a note if it learns all the same."""
+    since = streak[0].step
+    if going.moving and not going.diverged:
+        return Severity.NOTE, f"It learns in spite of it: {going.text}."
+    if lasting(streak) and going.moving is False:
+        return Severity.CRITICAL, f"It has lasted since step {since}, and {going.text}."
+    if streak[-1].step == 0:
+        return Severity.WARNING, "A prediction at initialisation."
+    return Severity.WARNING, f"Seen since step {since}; {going.text}."
+
+
+def weights(record: Record) -> list[Parameter]:
+    """Return the trainable parameters with at least two dimensions that backward reached: those
+    of one dimension (biases, scales) move at a rate of their own."""
+    return [
+        parameter
+        for parameter in record.parameters
+        if parameter.trainable and parameter.reached and len(parameter.shape) > 1
+    ]
+
+
+def owner(parameter: Parameter) -> str:
+    """Return the name of the layer that a parameter belongs to."""
+    return parameter.name.rpartition(".")[0]
+
+
+def owners(parameters: Iterable[Parameter]) -> tuple[str, ...]:
+    """Return the layers of some parameters, each once."""
+    return tuple(dict.fromkeys(owner(parameter) for parameter in parameters))

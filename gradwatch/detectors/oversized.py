@@ -1,0 +1,80 @@
+"""Oversized updates: every step throws the weights somewhere else."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import median
+from typing import ClassVar
+
+from gradwatch.core.finding import Cause, Finding
+from gradwatch.core.history import History
+from gradwatch.core.progress import progress
+from gradwatch.core.record import Record
+from gradwatch.detectors import _outcome
+
+
+@dataclass(frozen=True, slots=True)
+class OversizedUpdates:
+    """Most weights change by more than a tenth of their size in a step, again and again, and the
+    loss does not fall.
+
+    A ratio of a thousandth is usual and a hundredth is seen in most healthy small nets (20 of 25
+    measured), so that it takes a tenth, and most of the weights. The first steps do not count:
+    weights that begin at zero change by more than their size.
+    """
+
+    name: ClassVar[str] = "oversized-updates"
+
+    ratio: float = 0.1
+    """Update-to-weight ratio per step."""
+    share: float = 0.5
+    """Share of the weights (as parameters) above it."""
+    grace: int = 5
+    """First steps that are not judged."""
+
+    def __call__(self, history: History) -> tuple[Finding, ...]:
+        """Judge the latest exams."""
+        going = progress(history)
+        streak = _outcome.latest_streak(history, self._oversized)
+        if going.moving is not False or not _outcome.lasting(streak):
+            return ()
+        severity, confidence = _outcome.verdict(streak, going)
+        typical = median(_ratios(streak[-1]))
+        cause = Cause(
+            "learning-rate",
+            f"A step changes the typical weight by {typical:.0%} of its size: the learning rate is "
+            f"some {2 ** round(math.log2(max(2.0, typical / 0.01)))} times too high.",
+            _outcome.owners(_outcome.weights(streak[-1])),
+            share=1.0,
+        )
+        return (
+            Finding(
+                self.name,
+                severity,
+                f"a step changes most weights by more than {self.ratio:.0%} of their size",
+                (),
+                streak[0].step,
+                streak[-1].step,
+                (cause,),
+                confidence,
+                {"ratio": typical},
+            ),
+        )
+
+    def _oversized(self, record: Record) -> bool:
+        ratios = _ratios(record)
+        large = [ratio for ratio in ratios if ratio > self.ratio]
+        return (
+            record.step >= self.grace and bool(ratios) and (len(large) >= self.share * len(ratios))
+        )
+
+
+def _ratios(record: Record) -> list[float]:
+    ratios = [parameter.update_ratio for parameter in _outcome.weights(record)]
+    return [ratio for ratio in ratios if ratio is not None and math.isfinite(ratio)]
+
+
+DETECTORS = (OversizedUpdates(),)
+HEALTHY = ("digits-mlp", "resnet", "pre-norm-transformer", "default-relu-mlp-adam")
+SICK = ("oversized-steps",)
