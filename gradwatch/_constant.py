@@ -77,25 +77,24 @@ def best_constant(
             raise NotApplicable(f"for a constant output {error}") from error
         return loss.reshape(())
 
-    best: tuple[float, list[Tensor]] | None = None
+    def lowest(starts: Sequence[list[Tensor]]) -> tuple[float, list[Tensor]]:
+        return _minimum(loss_at, min(starts, key=lambda start: _value(loss_at(start))))
+
+    # In the free coordinates of its range a mean of log-probabilities stays one.
+    own = [
+        [inverse(outputs[i].detach().float()) for i, (_, inverse) in zip(at, links, strict=True)]
+        for outputs in (before, leaves)
+    ]
+    found = []
     for dims in _shared(leaves[at[0]], head):
-        # In the range's free coordinates, where a mean of log-probabilities stays one.
-        means = [
-            [
-                inverse(outputs[i].detach().float()).mean(_kept(dims, leaves[i]), keepdim=True)
-                for i, (_, inverse) in zip(at, links, strict=True)
-            ]
-            for outputs in (before, leaves)
-        ]
-        starts = [[torch.zeros_like(mean) for mean in means[0]], *means]
-        found = _minimum(loss_at, min(starts, key=lambda start: _value(loss_at(start))))
-        if best is None or found[0] < best[0]:
-            best = found
-    if best is None:
+        means = [[value.mean(_others(dims, value), keepdim=True) for value in one] for one in own]
+        found.append(lowest([[torch.zeros_like(mean) for mean in means[0]], *means]))
+    if not found:
         raise NotApplicable("a constant fits any batch of one sample")
-    # A tensor for each sample: how low the loss of this batch can be at all.
-    samples = zip(at, best[1], strict=True)
-    floor = _minimum(loss_at, [c.expand(leaves[i].shape).clone() for i, c in samples])[0]
+    best = min(found, key=lambda one: one[0])
+    # A value for each sample: how low the loss of this batch can be at all.
+    each = [c.expand(value.shape).clone() for c, value in zip(best[1], own[0], strict=True)]
+    floor = lowest([each, *own])[0]
     zero = _value(loss_at([torch.zeros_like(c) for c in best[1]]))
     if best[0] - floor <= TRIVIAL * (zero - floor):
         raise NotApplicable(f"a constant output fits this batch as well as any: {best[0]:.2g}")
@@ -118,14 +117,14 @@ def own_loss(output: Any, batch: Any) -> Callable[[Any], Tensor]:
             return F.cross_entropy(flat, labels[:, 1:].reshape(-1), ignore_index=IGNORED)
 
         def squared(logits: Tensor) -> Tensor:
-            return F.mse_loss(logits.squeeze().float(), labels.squeeze().float())
+            return F.mse_loss(logits.reshape(labels.shape).float(), labels.float())
 
-        for candidate in (plain, shifted, squared):
+        for candidate in (squared,) if labels.is_floating_point() else (plain, shifted):
             try:
-                same = math.isclose(float(candidate(logits)), float(loss), rel_tol=SAME)
-            except (RuntimeError, IndexError, ValueError):
+                again = _value(candidate(logits))
+            except (RuntimeError, IndexError, ValueError):  # the shapes do not go together
                 continue
-            if same:
+            if math.isclose(again, _value(loss), rel_tol=SAME):
                 return candidate
     raise NotApplicable("how the model computes its loss is not known")
 
@@ -152,11 +151,10 @@ def _shared(leaf: Tensor, head: int | None) -> Iterator[tuple[int, ...]]:
             yield dims
 
 
-def _kept(dims: tuple[int, ...], leaf: Tensor) -> list[int]:
+def _others(dims: tuple[int, ...], leaf: Tensor) -> list[int]:
     """Return the dimensions to take the mean over."""
-    if leaf.dim() <= 2:
-        dims = tuple(range(1, leaf.dim()))
-    return [dim for dim in range(leaf.dim()) if dim not in dims]
+    kept = dims if leaf.dim() > 2 else range(1, leaf.dim())
+    return [dim for dim in range(leaf.dim()) if dim not in kept]
 
 
 def _range(first: Tensor, last: Tensor) -> tuple[Link, Link]:

@@ -231,8 +231,8 @@ class _Run:
             verdict = f": hardly below the {constant.loss:.4g} that a constant output reaches."
         else:
             verdict = (
-                f", and a constant output reaches {constant.loss:.4g}: it learnt the bias of its "
-                "output at most, and nothing of its input."
+                f", and a constant output reaches {constant.loss:.4g}: it would do as well to "
+                "ignore its input."
             )
         return constant.loss, trained, went + verdict
 

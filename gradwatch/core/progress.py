@@ -15,6 +15,12 @@ MIN_LOSSES: Final = 8
 """Fewer losses than this say nothing about a trend."""
 RELATIVE: Final = 0.01
 """A fall under 1 % of the loss between the halves of the window is no progress worth the name."""
+MIN_EXAMS: Final = 5
+"""Without losses: the exams that are needed to see whether the error at the output moves."""
+FALL: Final = 0.2
+"""A relative fall of the output's gradient that counts as learning."""
+FLAT: Final = 0.1
+"""A change up to which it counts as flat; in between it is not known."""
 NOISE: Final = 2.0
 """A fall must exceed this many standard errors of the two medians' difference."""
 
@@ -39,7 +45,7 @@ def progress(history: History) -> Progress:
     """Judge the latest two thirds of the run: its first steps often fix only the output's bias."""
     steps, losses = history.losses()
     if losses.size == 0:
-        return Progress(None, "the loss is not known: call watcher.step(loss) or give loss_fn=")
+        return _without_loss(history)
     if not math.isfinite(losses[-1]):
         return Progress(False, f"the loss is {losses[-1]} at step {steps[-1]}", diverged=True)
     finite = losses[np.isfinite(losses)]
@@ -65,6 +71,30 @@ def progress(history: History) -> Progress:
     else:
         text = f"the loss stays at {last:.4g} (it began at {begin:.4g})"
     return Progress(moving, text, begin - last, diverged, begin)
+
+
+def _without_loss(history: History) -> Progress:
+    """Judge by the gradient at the model's output: for the usual losses it is the error itself."""
+    hint = "the loss is not known: call watcher.step(loss) or give loss_fn="
+    found = [
+        (record.step, outermost[-1].grad_output.rms)
+        for record in history
+        if (outermost := [c for c in record.calls if c.parent is None and c.grad_output])
+        and outermost[-1].grad_output is not None
+        and outermost[-1].grad_output.rms > 0
+    ]
+    if len(found) < MIN_EXAMS:
+        return Progress(None, hint)
+    begin = float(np.median([size for _, size in found[:2]]))
+    last = float(np.median([size for _, size in found[-2:]]))
+    change = last / begin - 1
+    text = (
+        f"the error at the output went from {begin:.3g} to {last:.3g} ({change:+.0%}) in "
+        f"{found[-1][0]} steps ({hint})"
+    )
+    if change < -FALL:
+        return Progress(True, text)
+    return Progress(False if abs(change) < FLAT else None, text)
 
 
 def _standard_error(values: NDArray[np.float64]) -> float:

@@ -62,8 +62,8 @@ class Report:
             return f"Not judged: no step up to {self.step} was examined."
         if not self.findings:
             return f"Healthy as of step {self.step}: nothing was found."
-        worst = self.findings[0]
-        return f"{str(worst.severity).capitalize()}: {worst.summary}"
+        # A root may be milder than what follows from it: it is still what is to be repaired.
+        return f"{str(self.severity).capitalize()}: {self.findings[0].summary}"
 
     def finding(self, name: str) -> Finding | None:
         """Return the finding of that name, if there is one."""

@@ -1,4 +1,4 @@
-"""Whether a training gets anywhere is judged on its losses alone."""
+"""Whether a training gets anywhere is judged on its losses, or on the error at its output."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradwatch.core.history import History
 from gradwatch.core.progress import MIN_LOSSES, Progress, progress
-from gradwatch.core.record import Record
+from gradwatch.core.record import Call, Layer, Record
+from gradwatch.core.stats import OCTAVES, Stats
 
 
 def of(losses: Iterable[float]) -> Progress:
@@ -69,3 +71,31 @@ def test_a_loss_far_above_its_beginning_has_diverged() -> None:
     """A blow-up is seen before it reaches infinity."""
     assert of([1.0 * 1.2**step for step in range(60)]).diverged
     assert not of([1.0] * 60).diverged
+
+
+def exam(step: int, error: float) -> Record:
+    gradient = Stats(100, 0, 0, 0, 0.0, 100 * error**2, np.zeros(OCTAVES, np.int64), error)
+    return Record(step, (Call(Layer("", "Net"), grad_output=gradient),))
+
+
+@pytest.mark.parametrize(
+    ("errors", "moving"),
+    [
+        ([1.0, 1.0, 0.98, 0.97, 0.99, 1.01], False),
+        ([1.0, 1.0, 0.9, 0.7, 0.5, 0.4], True),
+        ([1.0, 1.0, 0.95, 0.9, 0.86, 0.84], None),
+        ([1.0, 0.1], None),
+    ],
+)
+def test_without_a_loss_the_error_at_the_output_tells(
+    errors: list[float], moving: bool | None
+) -> None:
+    found = progress(History.of(exam(step, error) for step, error in enumerate(errors)))
+    assert found.moving is moving
+    assert "the loss is not known" in found.text
+
+
+def test_a_loss_back_from_a_spike_is_no_progress_until_it_is_below_its_beginning() -> None:
+    losses = [2.3] * 2 + list(np.linspace(30, 2.4, 25))
+    assert of(losses).moving is False
+    assert of([*losses, *np.linspace(2.4, 1.0, 30)]).moving
