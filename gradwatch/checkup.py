@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gradwatch._patient import patient, unwrapped
-from gradwatch._step import LossFn, backward, check_arguments, forward, fresh, loss_of
+from gradwatch.checking.batch import LossFn, backward, check_arguments, forward, fresh, loss_of
+from gradwatch.checking.patient import patient, unwrapped
 from gradwatch.core import catalog
 from gradwatch.core.finding import Detector
 from gradwatch.core.history import History

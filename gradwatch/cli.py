@@ -32,8 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _parser().parse_args(argv)
     except SystemExit as stop:  # argparse has said what there is to say
         return stop.code if isinstance(stop.code, int) else UNDONE
+    if arguments.command == "demo":
+        return _demo(arguments.folder)
     if arguments.command == "report":
-        return _report(arguments.run)
+        return _report(arguments.run, arguments.output)
     if arguments.command == "check":
         return _check(arguments)
     return _explain(arguments.name)
@@ -49,12 +51,26 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser("gradwatch", description="See the gradients of a training.")
     parser.add_argument("--version", action="version", version=f"gradwatch {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    demo = commands.add_parser(
+        "demo",
+        help="train a net that does not learn, name the fault, repair it, and train again",
+        description="Train a net that does not learn, name the fault, apply what is prescribed to "
+        "a fresh copy, and train that. Exit code 1 if the repair does not learn.",
+    )
+    demo.add_argument(
+        "--folder",
+        default="runs/demo",
+        help="where to write run folders, TensorBoard logs and pages (default: runs/demo)",
+    )
     report = commands.add_parser(
         "report",
         help="show what was found in a recorded run; exit code 1 if it is critical",
         description="Show what was found in a recorded run. Exit code 1 if it is critical.",
     )
     report.add_argument("run", metavar="RUN", help="the log_dir of the run, or its run folder")
+    report.add_argument(
+        "-o", "--output", metavar="FILE", help="write a page to open in a browser instead"
+    )
     check = commands.add_parser(
         "check",
         help="train a copy of a model on one batch; exit code 1 if it does not train",
@@ -98,7 +114,18 @@ def _steps(text: str) -> int:
     return int(text)
 
 
-def _report(run: str) -> int:
+def _demo(folder: str) -> int:
+    from pathlib import Path
+
+    from gradwatch.demo import main as demo
+
+    try:
+        return demo(Path(folder))
+    except OSError as error:
+        return _undone(f"demo: --folder must be a place to write to: {error}")
+
+
+def _report(run: str, output: str | None) -> int:
     from rich.console import Group
 
     from gradwatch.core.catalog import remedies
@@ -107,17 +134,27 @@ def _report(run: str) -> int:
     from gradwatch.sinks.console import render, text_of
 
     try:
-        report = read(run).report(remedies())
+        found = read(run)
     except FileNotFoundError:
         return _undone(f"report: no run was recorded in {run!r}; RUN is the log_dir of a run")
     except (OSError, FutureVersion) as error:
         return _undone(f"report: {error}")
-    _print(text_of(Group(*render(report)), _console()))
+    report = found.report(remedies())
+    if output is None:
+        _print(text_of(Group(*render(report)), _console()))
+    else:
+        from gradwatch.viewer.report import write_html
+
+        try:
+            page = write_html(report, found.history, output)
+        except OSError as error:
+            return _undone(f"report: -o must be a file to write to: {error}")
+        _print(f"{report.verdict}\nThe page is {page}: open it in a browser.")
     return CRITICAL if report.severity == Severity.CRITICAL else 0
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from gradwatch._check import CannotCheck, check
+    from gradwatch.checking.command import CannotCheck, check
     from gradwatch.core.finding import Severity
 
     page = None if arguments.json else _console()

@@ -21,9 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from gradwatch._constant import Constant, NotApplicable, best_constant, item, own_loss
-from gradwatch._patient import patient, unwrapped
-from gradwatch._step import (
+from gradwatch.checking.batch import (
     LossFn,
     StepFailed,
     WrongType,
@@ -34,6 +32,8 @@ from gradwatch._step import (
     fresh,
     loss_of,
 )
+from gradwatch.checking.constant import Constant, NotApplicable, best_constant, item, own_loss
+from gradwatch.checking.patient import patient, unwrapped
 from gradwatch.core.finding import Detector, Finding, Severity
 from gradwatch.core.report import Report
 from gradwatch.sinks._text import clean

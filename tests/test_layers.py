@@ -12,7 +12,7 @@ import gradwatch
 ROOT = Path(gradwatch.__file__).parent
 CORE = "numpy gradwatch.core"
 TORCH = f"torch {CORE} gradwatch.instrument"
-CHECKUP = "gradwatch._step gradwatch._patient gradwatch._constant"
+CHECKUP = "gradwatch.checking.batch gradwatch.checking.patient gradwatch.checking.constant"
 # Layer: what it may import at the top, and what in addition inside of functions. The longest
 # matching name counts; everything may import the standard library, and itself.
 LAYERS = {
@@ -32,12 +32,13 @@ LAYERS = {
     ),
     "gradwatch.instrument": (TORCH, ""),
     "gradwatch.watcher": (f"{TORCH} gradwatch.detectors gradwatch.remedies", "gradwatch.sinks"),
-    "gradwatch._step": ("torch", ""),
-    "gradwatch._constant": ("torch", ""),
-    "gradwatch._patient": ("torch numpy gradwatch._step", ""),
+    "gradwatch.checking": ("", ""),
+    "gradwatch.checking.batch": ("torch", ""),
+    "gradwatch.checking.constant": ("torch", ""),
+    "gradwatch.checking.patient": ("torch numpy gradwatch.checking.batch", ""),
     "gradwatch.checkup": (f"{TORCH} {CHECKUP}", ""),
     "gradwatch.testing": (f"{TORCH} {CHECKUP} gradwatch.watcher gradwatch.sinks._text", ""),
-    "gradwatch._check": (
+    "gradwatch.checking.command": (
         f"{CORE} rich gradwatch.sinks {CHECKUP} gradwatch.checkup gradwatch.testing",
         "",
     ),

@@ -69,7 +69,7 @@ def test_the_two_commands_are_there_to_copy() -> None:
     commands = [line for line in README.splitlines() if line.startswith("python3 -m venv ")]
     assert len(commands) == 2
     assert all("-c constraints.txt" in command for command in commands)
-    assert commands[0].endswith("python examples/plain_pytorch.py")
+    assert commands[0].endswith("gradwatch demo")
     assert commands[1].endswith("pytest")
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import gradwatch
-from gradwatch._constant import NotApplicable, best_constant
+from gradwatch.checking.constant import NotApplicable, best_constant
 from gradwatch.core.finding import Finding, Severity
 from gradwatch.testing import Trainability, assert_trainable, trainability
 from tests.zoo.trainings import (

@@ -50,7 +50,7 @@ def progress(history: History) -> Progress:
         return Progress(False, f"the loss is {losses[-1]} at step {steps[-1]}", diverged=True)
     finite = losses[np.isfinite(losses)]
     if finite.size < MIN_LOSSES:
-        return Progress(None, f"only {finite.size} losses are known so far")
+        return Progress(None, f"a loss is known of {finite.size} steps only: too few to tell")
     window = finite[finite.size // 3 :]
     early, late = window[: window.size // 2], window[window.size // 2 :]
     # The first loss is that of the untrained model: the one that a training has to leave behind.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from gradwatch._step import LossFn
+from gradwatch.checking.batch import LossFn
 
 SEED: Final = 0
 """Whatever is random in a check-up starts from here, so that its verdict is always the same."""

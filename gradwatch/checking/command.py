@@ -16,8 +16,8 @@ from rich.console import Console, Group
 from rich.progress import Progress
 from rich.text import Text
 
-from gradwatch._patient import seeded
-from gradwatch._step import CannotStep, described
+from gradwatch.checking.batch import CannotStep, described
+from gradwatch.checking.patient import seeded
 from gradwatch.checkup import diagnose
 from gradwatch.core.finding import Severity
 from gradwatch.core.report import Report
