@@ -55,6 +55,8 @@ class Watcher:
         detectors: instead of all that are installed.
         trace_forward: look at every module's output in every step, to name the layer in which a
             NaN is born in the forward pass. Costs one sum per module and step.
+        driven: for a framework's callback, which says itself when the gradients are final (`read`)
+            and when a step is over (`step`): neither backward nor the optimizers are listened to.
         strict: raise errors of gradwatch itself instead of warning once and stepping aside.
 
     Raises `TypeError` or `ValueError` for arguments that make no sense; nothing after that.
@@ -73,6 +75,7 @@ class Watcher:
         sinks: Iterable[Sink] = (),
         detectors: Iterable[Detector] | None = None,
         trace_forward: bool = True,
+        driven: bool = False,
         strict: bool = False,
     ) -> None:
         _expect("model", model, nn.Module, "a torch.nn.Module")
@@ -86,6 +89,7 @@ class Watcher:
         self._loss_fn = loss_fn
         self._scaler = scaler
         self._strict = strict
+        self._driven = driven
         self._trace_forward = trace_forward
         self._reporter = Reporter(
             type(model).__name__,
@@ -98,15 +102,18 @@ class Watcher:
         self._step = 0
         self._quiet_until = 0
         self._due = self._unjudged = False
-        self._tells_loss = bool(self._optimizers)  # until it is seen that the loop does not
+        self._tells_loss = (
+            bool(self._optimizers) and not driven
+        )  # until it is seen that the loop does not
         self._attached = self._stepped_aside = self._closed = False
         self._loss: Tensor | float | None = None
         self._norms: Tensor | None = None
+        self._scale: Tensor | float | None = None
         self._versions: list[int] = []
         self._examination: Examination | None = None
         self._handles: list[RemovableHandle] = []
         self._parameters: dict[str, nn.Parameter] = {}
-        self._gradients = Gradients(self, self._guarded(Watcher._read))
+        self._gradients = Gradients(self, self._guarded(Watcher._backward_ended))
         self._recorder = Recorder(self._guarded)
         if (before := _watched.get(model)) is not None:
             warn("this model is watched already: the new watcher replaces the old", stacklevel=3)
@@ -130,7 +137,7 @@ class Watcher:
         if self._trace_forward:
             self._recorder.install(anatomy.modules(model))
         before, after = self._guarded(Watcher._before_step), self._guarded(Watcher._commit)
-        for optimizer in self._optimizers:
+        for optimizer in () if self._driven else self._optimizers:
             self._handles += [
                 optimizer.register_step_pre_hook(Hook(self, lambda own, *_: before(own))),
                 optimizer.register_step_post_hook(Hook(self, lambda own, *_: after(own))),
@@ -214,9 +221,10 @@ class Watcher:
             self._guarded(Watcher._told)(self, loss)
 
     def _told(self, loss: Tensor | float | None) -> None:
-        if not self._optimizers:
+        if self._driven or not self._optimizers:
             self._loss = self._loss if loss is None else loss
-            self._before_step()
+            if not self._driven:
+                self._before_step()
             self._commit()
         elif loss is not None:
             self._tells_loss = True
@@ -231,15 +239,36 @@ class Watcher:
 
     # --- a step ------------------------------------------------------------------------------
 
-    def _read(self) -> None:
-        """The end of a backward: the gradients are complete, unless another one follows."""
+    def read(
+        self, scale: Tensor | float | None = None, *, only: torch.optim.Optimizer | None = None
+    ) -> None:
+        """Say that the gradients are final: accumulated, reduced, and not yet clipped.
+
+        Only for a `driven` watcher. `scale` is what to multiply them with to undo a loss scale;
+        `only` restricts the step to the parameters of one of several optimizers.
+        """
+        if self._attached:
+            self._guarded(Watcher._read)(self, scale, only)
+
+    def _backward_ended(self) -> None:
+        if not self._driven:
+            self._read(self._unscale())
+
+    def _read(
+        self, scale: Tensor | float | None = None, only: torch.optim.Optimizer | None = None
+    ) -> None:
+        """The gradients are complete, unless another backward follows."""
         gradients = self._gradients.values()
+        if only is not None:
+            stepped = {id(p) for group in only.param_groups for p in group["params"]}
+            places = zip(self._gradients.parameters, gradients, strict=True)
+            gradients = [g if id(p) in stepped else None for p, g in places]
         if all(gradient is None for gradient in gradients):
             return
-        scale = self._unscale()
         norms = gradient_norms(gradients)
         # A negative norm stands for a parameter that was not reached.
         self._norms = norms if scale is None else torch.where(norms < 0, norms, norms * scale)
+        self._scale = scale
         self._versions = self._gradients.versions()
         if self._examination is not None:
             self._examination.read(self._gradients.names, gradients, scale)
@@ -248,7 +277,7 @@ class Watcher:
         """The last moment to see the gradients, if no backward was seen to end."""
         if self._norms is None:
             self._gradients.reached.update(range(len(self._gradients.parameters)))
-            self._read()
+            self._read(self._unscale())
             if self._examination is not None:
                 self._examination.read_point = AFTER_CLIPPING
 
@@ -291,7 +320,7 @@ class Watcher:
             return torch.ones((), device=norms.device)
         clipped = gradient_norms(self._gradients.values()).to(norms.device)
         before, after = (n.clamp(min=0).square().sum().sqrt() for n in (norms, clipped))
-        return after / before
+        return after / before if self._scale is None else after * self._scale / before
 
     def _unscale(self) -> Tensor | None:
         scale = getattr(self._scaler, "_scale", None)

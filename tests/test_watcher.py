@@ -428,7 +428,7 @@ def test_a_watcher_that_nobody_keeps_goes_on_watching(
 
 
 FAULTS = [
-    "gradwatch.watcher.Watcher._read",
+    "gradwatch.watcher.Watcher._backward_ended",
     "gradwatch.watcher.Watcher._commit",
     "gradwatch.watcher.Watcher._told",
     "gradwatch.watcher.Watcher._send",
@@ -590,3 +590,28 @@ def test_a_compiled_model_is_watched_by_its_parameters_and_the_report_says_so() 
     assert record.parameters[0].name == "0.weight"
     assert record.parameters[0].gradient is not None
     assert any("compiled" in note for note in watcher.report().notes)
+
+
+def test_a_driven_watcher_is_told_when_to_read_and_of_which_optimizer(model: nn.Sequential) -> None:
+    head, body = (torch.optim.SGD(part.parameters(), lr=0.01) for part in (model[-1:], model[:-1]))
+    with gradwatch.watch(model, [head, body], driven=True, strict=True) as watcher:
+        assert not head._optimizer_step_pre_hooks
+        loss = model(torch.randn(8, 64)).square().mean()
+        (loss * 8).backward()
+        truth = [p.grad / 8 for p in model[-1].parameters() if p.grad is not None]
+        watcher.read(1 / 8, only=head)
+        nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+        head.step()
+        watcher.step(loss)
+    record = watcher.history.latest
+    assert record is not None
+    reached = [p for p in record.parameters if p.reached]
+    assert [p.name for p in reached] == ["6.weight", "6.bias"]
+    norms = [p.gradient.norm for p in reached if p.gradient is not None]
+    assert norms == pytest.approx([float(g.norm()) for g in truth], rel=1e-6)
+    scaled = torch.cat([g.flatten() for g in truth]) * 8
+    clipped = [p.grad.flatten() for p in model[-1].parameters() if p.grad is not None]
+    ratio = float(torch.cat(clipped).norm() / scaled.norm())
+    assert record.clip_ratio == pytest.approx(ratio, rel=1e-4)
+    assert record.loss == pytest.approx(loss.item())
+    assert all(p.held for p in record.parameters)

@@ -41,7 +41,7 @@ class Examination:
 
     @torch.no_grad()
     def read(
-        self, names: Sequence[str], gradients: Sequence[Tensor | None], scale: Tensor | None
+        self, names: Sequence[str], gradients: Sequence[Tensor | None], scale: Tensor | float | None
     ) -> None:
         """Measure gradients and weights at the end of a backward; the last of a step counts."""
         add = self.probe.transfer.add
