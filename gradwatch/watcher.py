@@ -319,6 +319,7 @@ class Watcher:
         if self._versions == self._gradients.versions():
             return torch.ones((), device=norms.device)
         clipped = gradient_norms(self._gradients.values()).to(norms.device)
+        clipped = torch.where(norms < 0, norms, clipped)  # only what this step is about
         before, after = (n.clamp(min=0).square().sum().sqrt() for n in (norms, clipped))
         return after / before if self._scale is None else after * self._scale / before
 
