@@ -53,8 +53,16 @@ class Outcome:
 
 def main(folder: Path, *, console: Console | None = None, steps: int = STEPS) -> int:
     """Run the demo and write to `folder`; returns 0 if the fault is found and the repair learns."""
-    console = console or Console()
-    logging.getLogger("gradwatch").setLevel(logging.ERROR)  # the report below says it all
+    log = logging.getLogger("gradwatch")
+    level = log.level
+    log.setLevel(logging.ERROR)  # the report says it all
+    try:
+        return _run(folder, console or Console(), steps)
+    finally:
+        log.setLevel(level)
+
+
+def _run(folder: Path, console: Console, steps: int) -> int:
     console.print(
         f"A net of {DEPTH} layers of {WIDTH} sigmoids learns to read handwritten digits "
         f"(1,797 of them, 8 x 8 pixels), {steps} steps of gradient descent."

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from types import TracebackType
@@ -19,10 +20,11 @@ from torch.utils.hooks import RemovableHandle
 from gradwatch.core import catalog
 from gradwatch.core.finding import Detector
 from gradwatch.core.history import History
+from gradwatch.core.record import Record
 from gradwatch.core.report import Report
 from gradwatch.core.reporter import Reporter, warn_safely
 from gradwatch.core.sink import Sink
-from gradwatch.instrument import anatomy
+from gradwatch.instrument import anatomy, modes
 from gradwatch.instrument.examination import AFTER_CLIPPING, Examination
 from gradwatch.instrument.gradients import Gradients
 from gradwatch.instrument.hooks import Hook
@@ -91,12 +93,13 @@ class Watcher:
         self._strict = strict
         self._driven = driven
         self._trace_forward = trace_forward
+        all_sinks = [*_own_sinks(log_dir, writer), *sinks]
         self._reporter = Reporter(
             type(model).__name__,
             catalog.detectors() if detectors is None else detectors,
             catalog.remedies(),
-            [*_own_sinks(log_dir, writer), *sinks],
-            run_folder=None if log_dir is None else str(Path(log_dir) / "gradwatch"),
+            all_sinks,
+            run_folder=_run_folder(all_sinks),
             strict=strict,
         )
         self._step = 0
@@ -109,6 +112,8 @@ class Watcher:
         self._loss: Tensor | float | None = None
         self._norms: Tensor | None = None
         self._scale: Tensor | float | None = None
+        self._others: frozenset[int] = frozenset()
+        self._fresh = False  # whether a backward has ended since the gradients were read
         self._versions: list[int] = []
         self._examination: Examination | None = None
         self._handles: list[RemovableHandle] = []
@@ -210,17 +215,23 @@ class Watcher:
         self._flush()
         return self._reporter.report()
 
-    def step(self, loss: Tensor | float | None = None) -> None:
+    def step(self, loss: Tensor | float | None = None, *, number: int | None = None) -> None:
         """Say that an optimizer step was made, and with which loss.
 
         Without an optimizer given to `watch` this is what ends a step; with one it only tells
-        the loss of the step that just ended.
+        the loss of the step that just ended. `number` is for a `driven` watcher: what the framework
+        counts this step as, from 0.
         """
         if self._attached:
-            loss = loss.detach() if isinstance(loss, Tensor) else loss
-            self._guarded(Watcher._told)(self, loss)
+            self._guarded(Watcher._told)(self, loss, number)
 
-    def _told(self, loss: Tensor | float | None) -> None:
+    def _told(self, loss: Tensor | float | None, number: int | None) -> None:
+        if self._driven and number is not None:
+            self._step = number
+        if loss is not None:  # NumPy's numbers are no floats to torch
+            loss = loss.detach() if isinstance(loss, Tensor) else float(loss)
+            if isinstance(loss, Tensor) and loss.numel() > 1:  # one of each replica
+                loss = loss.mean()
         if self._driven or not self._optimizers:
             self._loss = self._loss if loss is None else loss
             if not self._driven:
@@ -245,12 +256,17 @@ class Watcher:
         """Say that the gradients are final: accumulated, reduced, and not yet clipped.
 
         Only for a `driven` watcher. `scale` is what to multiply them with to undo a loss scale;
-        `only` restricts the step to the parameters of one of several optimizers.
+        `only` leaves out of the step what other optimizers hold. Said again without a backward in
+        between, it does not read again: they may be clipped by now, and only the two are updated.
         """
         if self._attached:
             self._guarded(Watcher._read)(self, scale, only)
 
     def _backward_ended(self) -> None:
+        self._fresh = True
+        renewed = self._gradients.renewed()
+        if self._examination is not None:
+            self._examination.probe.backward_ended(renewed=renewed)
         if not self._driven:
             self._read(self._unscale())
 
@@ -258,24 +274,29 @@ class Watcher:
         self, scale: Tensor | float | None = None, only: torch.optim.Optimizer | None = None
     ) -> None:
         """The gradients are complete, unless another backward follows."""
+        others = [o for o in self._optimizers if o is not only] if only is not None else []
+        self._others = _held(others) - _held([only] if only is not None else [])
+        self._scale = scale
+        if self._driven and self._norms is not None and not self._fresh:
+            return
         gradients = self._gradients.values()
-        if only is not None:
-            stepped = {id(p) for group in only.param_groups for p in group["params"]}
-            places = zip(self._gradients.parameters, gradients, strict=True)
-            gradients = [g if id(p) in stepped else None for p, g in places]
-        if all(gradient is None for gradient in gradients):
+        places = zip(self._gradients.parameters, gradients, strict=True)
+        if all(gradient is None or id(p) in self._others for p, gradient in places):
             return
         norms = gradient_norms(gradients)
         # A negative norm stands for a parameter that was not reached.
         self._norms = norms if scale is None else torch.where(norms < 0, norms, norms * scale)
-        self._scale = scale
         self._versions = self._gradients.versions()
         if self._examination is not None:
             self._examination.read(self._gradients.names, gradients, scale)
+            if self._driven and not self._fresh:  # another optimizer has stepped since backward
+                self._examination.read_point = AFTER_CLIPPING
+        self._fresh = False
 
     def _before_step(self) -> None:
         """The last moment to see the gradients, if no backward was seen to end."""
         if self._norms is None:
+            self._follow_parameters()
             self._gradients.reached.update(range(len(self._gradients.parameters)))
             self._read(self._unscale())
             if self._examination is not None:
@@ -289,6 +310,9 @@ class Watcher:
         if self._unjudged:  # the last step's loss was not told
             self._tells_loss = False
             self._send()
+        foreign = [id(p) in self._others for p in self._gradients.parameters]
+        if any(foreign):
+            norms = norms.masked_fill(torch.tensor(foreign, device=norms.device), -1.0)
         clip_ratio = self._clip_ratio(norms)
         odd = self._recorder.write(self._step, self._gradients.names, norms, clip_ratio)
         if self._loss is not None:
@@ -297,20 +321,41 @@ class Watcher:
             self._quiet_until = self._step + self._schedule.every_n_steps
             self._due = True
         if self._examination is not None:
-            examination, self._examination = self._examination, None
-            self._reporter.add_record(
-                examination.record(
-                    self._step, loss=self._loss, clip_ratio=clip_ratio, notes=self._reporter.notes
-                )
+            record = self._examination.record(
+                self._step, loss=self._loss, clip_ratio=clip_ratio, notes=self._reporter.notes
             )
+            others = {name for name, p in self._parameters.items() if id(p) in self._others}
+            self._reporter.add_record(_without_gradients(record, others) if others else record)
+            self._examination = None  # only now: if it fails, `detach` has to take its hooks off
             # Where the loop tells its loss after the step, judgement waits for it.
             self._unjudged = self._tells_loss and self._loss is None
             if not self._unjudged:
                 self._send()
         self._step += 1
         self._norms = self._loss = None
+        reached = self._gradients.reached & {i for i, other in enumerate(foreign) if other}
         self._gradients.next_step()
+        self._gradients.reached |= reached  # for the other optimizer's step of the same backward
         self._begin_examination_if_due()
+
+    def _follow_parameters(self) -> None:
+        """Look again at what the model consists of: lazy layers are made, others replaced."""
+        model = self._model()
+        if model is None or self._follows(parameters := anatomy.parameters(model)):
+            return
+        self._gradients.attach(parameters)
+        self._parameters = parameters
+        if self._examination is not None:  # it knows neither the new layers nor their parameters
+            self._examination.close()
+            self._examination = None
+        self._due = True
+
+    def _follows(self, parameters: dict[str, nn.Parameter]) -> bool:
+        """Whether all that is to be trained is watched. A parameter that was frozen since stays: a
+        GAN freezes one half for the other half's step, which is when the next exam begins."""
+        watched = {id(p) for p in self._gradients.parameters}
+        trainable = {id(p) for p in parameters.values() if p.requires_grad}
+        return trainable <= watched <= {id(p) for p in parameters.values()}
 
     def _clip_ratio(self, norms: Tensor) -> Tensor | None:
         """Gradient norm as the optimizer saw it / as backward left it."""
@@ -334,18 +379,18 @@ class Watcher:
             return
         self._due = False
         parameters = anatomy.parameters(model)
-        if not self._gradients.unchanged(parameters):  # replaced, frozen, unfrozen or added
+        if not self._follows(parameters):  # replaced, unfrozen or added
             self._gradients.attach(parameters)
         self._parameters = parameters
         modules = anatomy.modules(model)
-        groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
-        held = frozenset(id(parameter) for group in groups for parameter in group["params"])
+        if self._trace_forward:
+            self._recorder.install(modules)
         self._examination = Examination(
             modules,
             anatomy.layers(modules),
             parameters,
             self._guarded,
-            held if self._optimizers else None,
+            _held(self._optimizers) if self._optimizers else None,
         )
 
     def _flush(self) -> None:
@@ -365,10 +410,14 @@ class Watcher:
         @wraps(function)
         def guarded(*args: Any) -> None:
             watcher = own()
-            if watcher is None or watcher._stepped_aside:
+            if watcher is None or watcher._stepped_aside or modes.tracing():
                 return
             try:
-                function(*args)
+                if modes.active():
+                    with modes.unseen():
+                        function(*args)
+                else:
+                    function(*args)
             except Exception as error:
                 if watcher._strict:
                     raise
@@ -400,6 +449,27 @@ def _optimizers(optimizer: object) -> tuple[torch.optim.Optimizer, ...]:
     for one in optimizers:
         _expect("optimizer", one, torch.optim.Optimizer, "a torch optimizer or a list of them")
     return optimizers
+
+
+def _held(optimizers: Iterable[torch.optim.Optimizer]) -> frozenset[int]:
+    """Return the ids of the parameters that the optimizers hold."""
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    return frozenset(id(parameter) for group in groups for parameter in group["params"])
+
+
+def _without_gradients(record: Record, names: Set[str]) -> Record:
+    """Return the record with these parameters as not reached."""
+    parameters = (
+        replace(p, reached=False, gradient=None, update=None, sample=None) if p.name in names else p
+        for p in record.parameters
+    )
+    return replace(record, parameters=tuple(parameters))
+
+
+def _run_folder(sinks: Iterable[Sink]) -> str | None:
+    from gradwatch.sinks.runfolder import RunFolder
+
+    return next((str(sink.path) for sink in sinks if isinstance(sink, RunFolder)), None)
 
 
 def _own_sinks(log_dir: str | Path | None, writer: Any) -> Iterator[Sink]:

@@ -91,7 +91,7 @@ def hooks(model: nn.Module) -> list[str]:
         if kind.endswith("_hooks") and "state_dict" not in kind and vars(module)[kind]
     ]
     for name, parameter in model.named_parameters():
-        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:  # type: ignore[attr-defined]
+        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
             found.append(name)
     return found
 

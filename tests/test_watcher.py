@@ -615,3 +615,14 @@ def test_a_driven_watcher_is_told_when_to_read_and_of_which_optimizer(model: nn.
     assert record.clip_ratio == pytest.approx(ratio, rel=1e-4)
     assert record.loss == pytest.approx(loss.item())
     assert all(p.held for p in record.parameters)
+
+
+def test_a_module_that_is_replaced_is_tapped_from_the_next_exam_on(model: nn.Sequential) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with gradwatch.watch(model, optimizer, every_n_steps=1, strict=True) as watcher:
+        train(model, optimizer, 2)
+        model[3] = nn.Sequential(nn.Tanh(), nn.Identity())
+        train(model, optimizer, 2)
+    taps = watcher.history.pulses[-1].columns.taps
+    assert "3.0" in taps
+    assert "3.0" not in watcher.history.pulses[0].columns.taps

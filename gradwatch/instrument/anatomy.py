@@ -78,4 +78,5 @@ def _layer(name: str, module: nn.Module) -> Layer:
 
 
 def _compiled(module: nn.Module) -> bool:
-    return "_orig_mod" in module._modules or module._compiled_call_impl is not None
+    wrapped = type(module).__name__ == "OptimizedModule"  # to import the class takes seconds
+    return wrapped or module._compiled_call_impl is not None

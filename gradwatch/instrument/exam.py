@@ -112,7 +112,7 @@ def calls(seen: Sequence[Seen], numbers: Sequence[NDArray[np.float64]]) -> tuple
             float(numbers[flow.ticket][0]) for flow in one.flows if flow.ticket is not None
         ]
         call.flows |= bool(one.flows)
-        call.entered |= bool(one.ins)
+        call.entered |= one.entered
         call.cut |= one.cut
         call.reasons.add(one.reason)
     positions = {name: position for position, name in enumerate(merged)}

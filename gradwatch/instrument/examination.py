@@ -45,6 +45,7 @@ class Examination:
     ) -> None:
         """Measure gradients and weights at the end of a backward; the last of a step counts."""
         add = self.probe.transfer.add
+        self.read_point = BEFORE_CLIPPING
         self._gradients = {
             name: add(measure(gradient if scale is None else gradient * scale))
             for name, gradient in zip(names, gradients, strict=True)

@@ -6,6 +6,7 @@ FSDP use it): queued from within a callback it runs after DDP's own reduction.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ class Gradients:
         self.names: tuple[str, ...] = ()
         self.parameters: tuple[nn.Parameter, ...] = ()
         self.reached: set[int] = set()
+        self._before: dict[int, weakref.ref[Tensor]] = {}
 
     def attach(self, parameters: dict[str, nn.Parameter]) -> None:
         """Watch these parameters, and no others."""
@@ -48,6 +50,7 @@ class Gradients:
         self.parameters = ()
         self.names = ()
         self.reached.clear()
+        self._before.clear()
         self._waiting = False
 
     def unchanged(self, parameters: dict[str, nn.Parameter]) -> bool:
@@ -67,6 +70,19 @@ class Gradients:
     def versions(self) -> list[int]:
         """Return how often each gradient was changed in place so far."""
         return [-1 if p.grad is None else p.grad._version for p in self.parameters]
+
+    def renewed(self) -> bool:
+        """Whether no gradient of the last backward is still there, accumulated into: they were
+        thrown away before this one (a GAN's generator step goes through the discriminator)."""
+        now = {
+            i: gradient for i in self.reached if (gradient := self.parameters[i].grad) is not None
+        }
+        kept = any(
+            self._before[i]() is gradient for i, gradient in now.items() if i in self._before
+        )
+        renewed = bool(self._before) and not kept
+        self._before = {i: weakref.ref(gradient) for i, gradient in now.items()}
+        return renewed
 
     def next_step(self) -> None:
         """Forget what the last step's backward reached."""

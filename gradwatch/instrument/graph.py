@@ -7,7 +7,8 @@ module call are exactly those numbered between its start and its end.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import UserDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, Final
@@ -20,6 +21,9 @@ from gradwatch.instrument.kernel import observable
 
 Edge = tuple[Node, int]
 """A node and the number of its output: what a gradient arrives at."""
+
+Place = tuple[int, int]
+"""The same by the node's number: it keeps no graph alive."""
 
 LEAF: Final = 2**63
 """Sequence numbers from here on are leaves' (AccumulateGrad has 2^64 - 1): never inside a call."""
@@ -91,7 +95,7 @@ def _walk(value: Any, depth: int) -> Iterator[Tensor]:
         yield value
     elif depth < MAX_DEPTH:
         parts: Iterable[Any] = ()
-        if isinstance(value, Mapping):
+        if isinstance(value, dict | UserDict):  # a mapping of the user's own may do anything
             parts = value.values()
         elif isinstance(value, list | tuple):
             parts = value
@@ -107,6 +111,11 @@ def edge(tensor: Tensor) -> Edge:
     if node is None:
         return get_gradient_edge(tensor).node, 0
     return node, tensor.output_nr
+
+
+def version(tensor: Tensor) -> int:
+    """Return how often a tensor was changed in place; inference tensors do not count that."""
+    return 0 if tensor.is_inference() else int(tensor._version)
 
 
 def base_edge(tensor: Tensor) -> Edge | None:
@@ -171,45 +180,42 @@ class Signal:
         ]
 
 
-def descend(starts: Iterable[Node], low: int, seen: set[Node]) -> list[Node]:
-    """Return the nodes under `starts` with a number of at least `low` that were not seen yet."""
+def descend(starts: Iterable[Node], low: int, seen: set[int]) -> list[Node]:
+    """Return the nodes under `starts` with a number of at least `low` that is not in `seen` yet."""
     stack = list(starts)
     nodes = []
     while stack:
         node = stack.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if low <= number(node) < LEAF:
+        at = number(node)
+        if low <= at < LEAF and at not in seen:
+            seen.add(at)
             nodes.append(node)
             stack.extend(m for m, _ in node.next_functions if m is not None)
     return nodes
 
 
-def cuts(
-    sources: Iterable[Edge], nodes: Iterable[Node], inside: set[Node], signal: Signal
-) -> set[Edge]:
-    """Return the edges that all of the signal's gradient passes through, below `sources`.
+def cuts(sources: Iterable[Place], below: Mapping[int, Sequence[Place]]) -> set[Place]:
+    """Return the places that all of the signal's gradient passes through, below `sources`.
 
-    `nodes` are those of one call, the latest first; `inside` is the same as a set. One sweep: an
-    edge is a cut when it is all that is still waiting for its gradient.
+    `below` holds for each node of one call, the latest first, where its gradients arrive. One
+    sweep: a place is a cut when it is all that is still waiting for its gradient.
     """
     waiting = set(sources)
-    found: set[Edge] = set()
-    by_node: dict[Node, set[int]] = {}
+    found: set[Place] = set()
+    arriving: dict[int, set[int]] = {}
     for node, nr in waiting:
-        by_node.setdefault(node, set()).add(nr)
+        arriving.setdefault(node, set()).add(nr)
     if len(waiting) == 1:
         found |= waiting
-    for node in nodes:
-        arrived = by_node.pop(node, None)
+    for node, targets in below.items():
+        arrived = arriving.pop(node, None)
         if arrived is None:
             continue
         waiting -= {(node, nr) for nr in arrived}
-        for _, (m, nr) in signal.edges(node):
-            waiting.add((m, nr))
-            if m in inside:
-                by_node.setdefault(m, set()).add(nr)
+        for target, nr in targets:
+            waiting.add((target, nr))
+            if target in below:
+                arriving.setdefault(target, set()).add(nr)
         if len(waiting) == 1:
-            found |= {target for target in waiting if target[0] in inside}
+            found |= {place for place in waiting if place[0] in below}
     return found

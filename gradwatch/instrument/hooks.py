@@ -66,12 +66,17 @@ class ModuleHooks:
         self._enter = enter
         self._leave = leave
         self._handles: dict[str, list[RemovableHandle]] = {}
+        self._known: dict[str, weakref.ref[nn.Module]] = {}
         self._suspended: dict[str, nn.Module] = {}
         self._delicate: dict[str, nn.Module] = {}
 
     def install(self, modules: Mapping[str, nn.Module]) -> None:
-        """Put the hooks on."""
+        """Put the hooks on those that do not have them: a module may be added or replaced later."""
         for name, module in modules.items():
+            known = self._known.get(name)
+            if known is not None and known() is module:
+                continue
+            self._known[name] = weakref.ref(module)
             self._put_on(name, module)
             if isinstance(module, _DELICATE):
                 inner = dict(module.named_modules(prefix=name))
@@ -81,6 +86,7 @@ class ModuleHooks:
         """Take every hook off, the suspended ones for good."""
         self._suspended.clear()
         self._delicate.clear()
+        self._known.clear()
         for handles in self._handles.values():
             for handle in handles:
                 handle.remove()

@@ -26,7 +26,7 @@ from gradwatch.core.record import (
 from gradwatch.instrument import graph, walk
 from gradwatch.instrument.graph import Edge
 from gradwatch.instrument.hooks import Hook, ModuleHooks
-from gradwatch.instrument.kernel import count_active, measure
+from gradwatch.instrument.kernel import count_active, measure, observable
 from gradwatch.instrument.seen import Flow, Pass, Seen
 from gradwatch.instrument.transfer import Transfer
 
@@ -49,6 +49,7 @@ class Probe:
         self.transfer = Transfer()
         self.seen: list[Seen] = []
         self.operations_left_out = 0
+        self.backwards = 1
         self._layers = layers
         self._parameters = parameters
         self._threads = threading.local()
@@ -87,9 +88,17 @@ class Probe:
 
     def _next_micro_batch(self) -> Pass:
         """Count calls from 0 again: those of the next forward pass are merged into these later."""
-        walk.mark_step_cuts(self._state, graph.Signal(self._parameters))
+        walk.mark_step_cuts(self._state)
         self._threads.state = Pass()
         return self._state
+
+    def backward_ended(self, *, renewed: bool) -> None:
+        """If the gradients were begun anew, keep only the calls that this backward came through:
+        the optimizer will not see what those before it gave."""
+        if renewed:
+            kept = {seen.top for seen in self.seen if seen.touched == self.backwards}
+            self.seen = [seen for seen in self.seen if seen.top in kept]
+        self.backwards += 1
 
     def finish(self) -> None:
         """End the step: no gradient comes any more. What is still waiting has no number."""
@@ -158,7 +167,12 @@ class Probe:
             seen.reason = PASS_THROUGH if passed_on else NO_GRAD_OUTPUT
         if seen.layer.weighted:
             state.channel = 1 if "Conv" in seen.layer.kind else -1
-        if seen.layer.kind in COUNTED and isinstance(output, Tensor) and output.ndim > 1:
+        if (
+            seen.layer.kind in COUNTED
+            and isinstance(output, Tensor)
+            and observable(output)
+            and output.ndim > 1
+        ):
             seen.active.append(self.transfer.add(count_active(output, state.channel)))
         if not any(call is not None for _, call in state.stack):
             self._outermost_returned(state)
@@ -184,14 +198,24 @@ class Probe:
             seen.outs = {walk.arriving(edge, seen, sources) for edge in seen.outs}
         owners = walk.owners(nodes, calls)
         operations = self._operations(state, nodes, owners, signal)
-        for node, seen in operations.items():
-            seen.outs |= {(node, nr) for m, nr in sources if m is node}
+        for m, nr in sources:
+            if m in operations:
+                operations[m].outs.add((m, nr))
         self._follow(nodes, owners, operations)
-        walk.mark_cuts([*calls], operations, nodes, signal)
         found = sorted([*calls, *operations.values()], key=lambda seen: seen.first)
-        self.seen += found
+        for seen in found:
+            seen.ends = {(graph.number(m), nr) for m, nr in seen.outs}
+        below = {
+            graph.number(node): [(graph.number(m), nr) for _, (m, nr) in signal.edges(node)]
+            for node in reversed(nodes)
+        }
+        walk.mark_cuts(found, below)
+        state.below |= below
+        state.used |= {(graph.number(m), nr) for m, nr in sources}
         state.outermost += [seen for seen in found if seen.parent is None]
-        state.nodes += nodes
+        for seen in found:
+            seen.forget()
+        self.seen += found
 
     def _operations(
         self,
@@ -263,24 +287,26 @@ class Probe:
                 for node, i in places:
                     wanted.setdefault(node, []).append((i, flow))
             calls[key].flows.append(flow)
-        for (key, edge), places in within.items():
-            flow = calls[key].internal[edge] = Flow(len(places), keep=True)
+        internal: dict[tuple[int, Edge], Flow] = {}
+        for where, places in within.items():
+            flow = internal[where] = Flow(len(places), keep=True)
             for node, i in places:
                 wanted.setdefault(node, []).append((i, flow))
         for node, flows in wanted.items():
             self._look(node.register_hook, Probe._passed, flows)
-        outputs: dict[Node, list[tuple[int, Seen]]] = {}
+        outputs: dict[Node, list[tuple[int, Seen, Flow | None]]] = {}
         for call in {*calls.values(), *(c for c in owners.values() if c), *operations.values()}:
             for node, nr in call.outs:
-                outputs.setdefault(node, []).append((nr, call))
+                own = internal.get((id(call), (node, nr)))
+                outputs.setdefault(node, []).append((nr, call, own))
         for node, arriving in outputs.items():
             self._look(node.register_prehook, Probe._arrived, arriving)
 
     def _look(
         self, register: Callable[..., object], look: Callable[..., None], at: list[Any]
     ) -> None:
-        """Hook a node. The hook holds no call: a call holds nodes, and a cycle through a node's
-        hook is one that the garbage collector does not see."""
+        """Hook a node. The hook holds nothing but a number: what it held could hold nodes, and a
+        cycle through a node's hook is one that the garbage collector does not see."""
         key = len(self._places)
         self._places.append(at)
         guarded = self._guard(look)
@@ -299,18 +325,18 @@ class Probe:
             for i, flow in flows:
                 flow.add(gradients[i], self.transfer)
 
-    def _arrived(self, gradients: Any, calls: list[tuple[int, Seen]]) -> None:
+    def _arrived(self, gradients: Any, calls: list[tuple[int, Seen, Flow | None]]) -> None:
         self._backward = True
         rows: dict[int, int] = {}
         self._checkpoint = next(
-            (call for _, call in calls if call.layer.kind == "checkpoint_function"), None
+            (call for _, call, _ in calls if call.layer.kind == "checkpoint_function"), None
         )
         with torch.no_grad():
-            for nr, call in calls:
+            for nr, call, own in calls:
                 gradient = gradients[nr]
+                call.touched = self.backwards
                 if gradient is None:
                     continue
-                own = next((f for (_, n), f in call.internal.items() if n == nr), None)
                 if own is not None and own.total is not None:
                     call.grad_outputs.append(self.transfer.add(measure(gradient - own.total)))
                     own.total = None

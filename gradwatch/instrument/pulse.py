@@ -20,7 +20,7 @@ ROWS: Final = 64
 def gradient_norms(gradients: Sequence[Tensor | None]) -> Tensor:
     """Return the float32 norm of each gradient, -1 for one that is None; on the first's device."""
     norms: list[Tensor | None] = [None] * len(gradients)
-    plain: dict[torch.device, list[tuple[int, Tensor]]] = {}
+    plain: dict[tuple[torch.device, torch.dtype], list[tuple[int, Tensor]]] = {}
     for i, gradient in enumerate(gradients):
         if gradient is None or gradient.is_meta:
             continue
@@ -29,11 +29,12 @@ def gradient_norms(gradients: Sequence[Tensor | None]) -> Tensor:
             and not gradient.is_complex()
             and (not hasattr(gradient, "to_local"))
         ):
-            plain.setdefault(gradient.device, []).append((i, gradient))
+            plain.setdefault((gradient.device, gradient.dtype), []).append((i, gradient))
         else:
             norms[i] = torch.linalg.vector_norm(flat(gradient)[0])
-    for places in plain.values():
-        found = torch._foreach_norm([gradient for _, gradient in places])
+    for (_, dtype), places in plain.items():
+        wide = torch.promote_types(dtype, torch.float32)  # float16 ends at 65504
+        found = torch._foreach_norm([gradient for _, gradient in places], 2, wide)
         for (i, _), norm in zip(places, found, strict=True):
             norms[i] = norm
     device = next((norm.device for norm in norms if norm is not None), torch.device("cpu"))

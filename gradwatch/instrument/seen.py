@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.autograd.graph import Node
 
 from gradwatch.core.record import NO_GRAD_INPUT, Layer
-from gradwatch.instrument.graph import LEAF, Edge
+from gradwatch.instrument.graph import LEAF, Edge, Place, number
 from gradwatch.instrument.kernel import measure, squares
 from gradwatch.instrument.transfer import Transfer
 
@@ -52,18 +51,20 @@ class Seen:
         "bases",
         "children",
         "cut",
+        "ends",
+        "entered",
         "first",
         "flows",
         "grad_outputs",
         "index",
         "ins",
-        "internal",
         "last",
         "layer",
         "outputs",
         "outs",
         "parent",
         "reason",
+        "touched",
     )
 
     def __init__(self, layer: Layer, index: int, parent: Seen | None) -> None:
@@ -75,13 +76,25 @@ class Seen:
         self.ins: set[Edge] = set()
         self.outs: set[Edge] = set()
         self.bases: dict[Edge, Edge] = {}
-        self.internal: dict[Edge, Flow] = {}
         self.flows: list[Flow] = []
         self.outputs: list[int] = []
         self.grad_outputs: list[int] = []
         self.active: list[int] = []
         self.cut = False
+        self.entered = False
+        self.ends: set[Place] = set()
         self.reason = NO_GRAD_INPUT
+        self.touched = 0
+
+    def forget(self) -> None:
+        """Let go of the graph: a forward pass that no backward follows must not stay alive."""
+        self.entered = bool(self.ins)
+        self.ins, self.outs, self.bases = set(), set(), {}
+
+    @property
+    def top(self) -> Seen:
+        """The outermost call around it."""
+        return self if self.parent is None else self.parent.top
 
     @property
     def reached(self) -> bool:
@@ -96,19 +109,20 @@ class Pass:
         self.stack: list[tuple[str, Seen | None]] = []
         self.calls: list[Seen] = []
         self.outermost: list[Seen] = []
-        self.nodes: list[Node] = []
-        self.visited: set[Node] = set()
+        self.below: dict[int, list[Place]] = {}
+        self.used: set[Place] = set()
+        self.visited: set[int] = set()
         self.indices: dict[str, int] = {}
         self.operations: dict[tuple[str, Seen | None], int] = {}
-        self.rows: dict[tuple[Edge, int], int] = {}
+        self.rows: dict[tuple[Place, int], int] = {}
         self.low = LEAF
         self.channel = -1
 
     def measured(self, tensor: Tensor, edge: Edge | None, transfer: Transfer) -> int:
         """Measure an output once, though a module and the containers around it all give it."""
-        if edge is None:
+        if edge is None or tensor.grad_fn is None:
             return transfer.add(measure(tensor))
-        key = (edge, tensor._version)
+        key = ((number(edge[0]), edge[1]), tensor._version)
         if key not in self.rows:
             self.rows[key] = transfer.add(measure(tensor))
         return self.rows[key]

@@ -66,11 +66,11 @@ class Taps:
         for tensor in outputs:
             if not self._is_known(tensor):  # a container returns what its last child returned
                 self._add(name, tensor)
-                self._known[id(tensor)] = weakref.ref(tensor), tensor._version
+                self._known[id(tensor)] = weakref.ref(tensor), graph.version(tensor)
 
     def _is_known(self, tensor: Tensor) -> bool:
         reference, version = self._known.get(id(tensor), (None, 0))
-        return reference is not None and reference() is tensor and version == tensor._version
+        return reference is not None and reference() is tensor and version == graph.version(tensor)
 
     def _add(self, name: str, tensor: Tensor) -> None:
         with torch.no_grad():

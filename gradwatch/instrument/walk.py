@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch.autograd.graph import Node
 
 from gradwatch.instrument import graph
-from gradwatch.instrument.graph import Edge
+from gradwatch.instrument.graph import Edge, Place
 from gradwatch.instrument.seen import Pass, Seen
 
 
@@ -35,28 +35,27 @@ def owners(nodes: list[Node], calls: list[Seen]) -> dict[Node, Seen | None]:
     return found
 
 
-def mark_cuts(
-    calls: list[Seen], operations: Mapping[Node, Seen], nodes: list[Node], signal: graph.Signal
-) -> None:
-    """Mark in each call the inner calls that all of its gradient passes through."""
+def mark_cuts(found: Iterable[Seen], below: Mapping[int, Sequence[Place]]) -> None:
+    """Mark in each call the inner calls that all of its gradient passes through.
+
+    `below` holds the nodes of the pass, the latest first.
+    """
     children: dict[Seen, list[Seen]] = {}
-    for seen in (*calls, *operations.values()):
+    for seen in found:
         if seen.parent is not None:
             children.setdefault(seen.parent, []).append(seen)
     for call, inner in children.items():
-        members = [node for node in reversed(nodes) if call.first <= graph.number(node) < call.last]
-        found = graph.cuts(call.outs, members, set(members), signal)
+        own = {at: places for at, places in below.items() if call.first <= at < call.last}
+        cuts = graph.cuts(call.ends, own)
         for child in inner:
-            child.cut = not found.isdisjoint(child.outs)
+            child.cut = not cuts.isdisjoint(child.ends)
 
 
-def mark_step_cuts(state: Pass, signal: graph.Signal) -> None:
+def mark_step_cuts(state: Pass) -> None:
     """The same for a step whose modules are called one by one, outside of any other."""
     if len(state.outermost) < 2:
         return
-    nodes = sorted(state.nodes, key=graph.number, reverse=True)
-    used = {(m, nr) for node in nodes for m, nr in node.next_functions if m is not None}
-    sources = {edge for seen in state.outermost for edge in seen.outs} - used
-    found = graph.cuts(sources, nodes, set(nodes), signal)
+    sources = {place for seen in state.outermost for place in seen.ends} - state.used
+    cuts = graph.cuts(sources, dict(sorted(state.below.items(), reverse=True)))
     for seen in state.outermost:
-        seen.cut = not found.isdisjoint(seen.outs)
+        seen.cut = not cuts.isdisjoint(seen.ends)

@@ -124,13 +124,19 @@ def replaceable(record: Record, call: Call) -> bool:
     return not parent.builtin or parent.kind in OPEN_CONTAINERS
 
 
-def own_weight(record: Record, layer: Layer) -> bool:
-    """Whether `weight` is a parameter of the layer, to be written to in place."""
-    computed = f"{layer.name}.parametrizations.weight."  # weight norm and its like
-    return (
-        not layer.functional
-        and len(layer.weight_shape) >= 2
-        and not any(parameter.name.startswith(computed) for parameter in record.parameters)
+def own_weights(record: Record) -> tuple[Place, ...]:
+    """Return the places whose `weight` is a parameter of the layer, to be written to in place."""
+    # The weight of a parametrized layer (weight norm and its like) is computed.
+    split = (
+        parameter.name.partition(".parametrizations.weight.") for parameter in record.parameters
+    )
+    computed = {name for name, found, _ in split if found}
+    return tuple(
+        place
+        for place in places(record)
+        if not place.layer.functional
+        and len(place.layer.weight_shape) >= 2
+        and place.layer.name not in computed
     )
 
 
@@ -140,12 +146,12 @@ def to_initialise(finding: Finding, remedy: Remedy, record: Record) -> tuple[Pla
     A layer that takes the data has no gradient at its input, so it cannot be blamed: it goes with
     the others where at least half of them are. Raises `CannotPrescribe` when there is none.
     """
-    every = [place for place in places(record) if own_weight(record, place.layer)]
+    every = own_weights(record)
     if not every:
         raise CannotPrescribe("no Linear or Conv layer with a weight of its own was found")
     sick = set(blamed(finding, remedy)) & set(names(every))
     if not sick:
-        return tuple(every)
+        return every
     first = {place.layer.name for place in every if place.call.reason == NO_GRAD_INPUT}
     if 2 * len(sick) >= len(set(names(every)) - first):
         sick |= first

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import weakref
 from typing import Any
 
 import pytest
@@ -236,3 +237,27 @@ def test_a_call_without_a_number_says_why() -> None:
     assert call(record, "0").reason == "its input needs no gradient"
     assert call(record, "1").reason == "passes its input on unchanged"
     assert all((c.gain is None) == bool(c.reason) for c in record.calls)
+
+
+def test_a_forward_pass_that_no_backward_follows_is_not_kept_alive() -> None:
+    """A validation batch with gradients on, while an exam waits for its backward."""
+    model = mlp(3, nn.ReLU)
+    modules, parameters = anatomy.modules(model), anatomy.parameters(model)
+    exam = Examination(modules, anatomy.layers(modules), parameters, lambda function: function)
+    saved: list[weakref.ref[Any]] = []
+
+    class Kept:
+        def __init__(self, tensor: Tensor) -> None:
+            self.tensor = tensor
+
+    def pack(tensor: Tensor) -> Kept:
+        kept = Kept(tensor.detach())  # or the test itself would tie a knot
+        saved.append(weakref.ref(kept))
+        return kept
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
+        output = model(torch.randn(4, 64))
+    assert any(reference() is not None for reference in saved)
+    del output
+    assert all(reference() is None for reference in saved)
+    exam.close()
