@@ -322,7 +322,11 @@ class Watcher:
             self._due = True
         if self._examination is not None:
             record = self._examination.record(
-                self._step, loss=self._loss, clip_ratio=clip_ratio, notes=self._reporter.notes
+                self._step,
+                loss=self._loss,
+                clip_ratio=clip_ratio,
+                notes=self._reporter.notes,
+                learning_rates=_learning_rates(self._optimizers),
             )
             others = {name for name, p in self._parameters.items() if id(p) in self._others}
             self._reporter.add_record(_without_gradients(record, others) if others else record)
@@ -470,6 +474,12 @@ def _run_folder(sinks: Iterable[Sink]) -> str | None:
     from gradwatch.sinks.runfolder import RunFolder
 
     return next((str(sink.path) for sink in sinks if isinstance(sink, RunFolder)), None)
+
+
+def _learning_rates(optimizers: Iterable[torch.optim.Optimizer]) -> list[float]:
+    rates = [group.get("lr") for one in optimizers for group in one.param_groups]
+    # A rate that is a tensor lives on the device, and would have to be waited for.
+    return [float(rate) for rate in rates if isinstance(rate, int | float)]
 
 
 def _own_sinks(log_dir: str | Path | None, writer: Any) -> Iterator[Sink]:

@@ -626,3 +626,15 @@ def test_a_module_that_is_replaced_is_tapped_from_the_next_exam_on(model: nn.Seq
     taps = watcher.history.pulses[-1].columns.taps
     assert "3.0" in taps
     assert "3.0" not in watcher.history.pulses[0].columns.taps
+
+
+def test_the_learning_rates_of_an_examined_step_are_kept(model: nn.Sequential) -> None:
+    groups = [
+        {"params": model[0].parameters(), "lr": 0.1},
+        {"params": model[2:].parameters(), "lr": torch.tensor(0.2)},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=0.01, foreach=False)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
+    with gradwatch.watch(model, optimizer, every_n_steps=1, strict=True) as watcher:
+        train(model, optimizer, 3, lambda _: schedule.step())
+    assert [r.learning_rates[:1] for r in watcher.history] == [(0.1,), (0.05,), (0.025,)]

@@ -127,6 +127,8 @@ class Record:
     """Where in the step the gradients were read."""
     notes: tuple[str, ...] = field(default=())
     """What could not be observed, and why."""
+    learning_rates: tuple[float, ...] = ()
+    """Of each parameter group of the optimizers, where those are known."""
 
     @property
     def gradient_norm(self) -> float:

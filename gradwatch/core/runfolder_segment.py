@@ -177,6 +177,7 @@ class Segment:
             *(step, calls, parameters),
             *(optional_float(line["loss"]), optional_float(line["clip_ratio"])),
             *(str(line["read_point"]), tuple(map(str, line["notes"]))),
+            tuple(map(float, line.get("learning_rates", ()))),
         )
 
     def _layout(self, at: int, length: int) -> Layout:

@@ -158,6 +158,7 @@ class _Segment:
             "clip_ratio": record.clip_ratio,
             "read_point": record.read_point,
             "notes": record.notes,
+            "learning_rates": record.learning_rates,
             "unreached": [i for i, p in enumerate(record.parameters) if not p.reached],
         }
         line = to_line({**scalars, **self._places})

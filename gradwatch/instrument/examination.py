@@ -63,6 +63,7 @@ class Examination:
         loss: Tensor | float | None,
         clip_ratio: Tensor | None,
         notes: Sequence[str],
+        learning_rates: Sequence[float] = (),
     ) -> Record:
         """End the step: measure what moved, copy everything over, and put it together."""
         self.probe.finish()
@@ -109,6 +110,7 @@ class Examination:
             None if clip_at is None else float(numbers[clip_at][0]),
             self.read_point,
             tuple(said),
+            tuple(learning_rates),
         )
 
     def close(self) -> None:

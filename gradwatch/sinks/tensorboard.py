@@ -192,6 +192,8 @@ def _exam(report: Report) -> Iterator[tuple[str, float]]:
     if report.ledger.entries:
         yield "gradwatch/bits from output to first layer", report.ledger.total
     yield "gradwatch/number of findings", len(report.findings)
+    if report.record is not None and report.record.learning_rates:
+        yield "gradwatch/learning rate", max(report.record.learning_rates)
 
 
 def _log10(value: float) -> float:
