@@ -91,6 +91,7 @@ def records(draw: st.DrawFn, step: int = 0) -> Record:
         draw(st.none() | st.floats(allow_nan=False) | st.just(math.nan)),
         draw(texts),
         tuple(draw(st.lists(texts, max_size=2))),
+        tuple(draw(st.lists(st.floats(0, 1), max_size=2))),
     )
 
 
