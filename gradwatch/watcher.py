@@ -145,7 +145,7 @@ class Watcher:
         for optimizer in () if self._driven else self._optimizers:
             self._handles += [
                 optimizer.register_step_pre_hook(Hook(self, lambda own, *_: before(own))),
-                optimizer.register_step_post_hook(Hook(self, lambda own, *_: after(own))),
+                optimizer.register_step_post_hook(Hook(self, lambda own, one, *_: after(own, one))),
             ]
         if self._loss_fn is not None:
             see = self._guarded(Watcher._see_loss)
@@ -302,18 +302,26 @@ class Watcher:
             if self._examination is not None:
                 self._examination.read_point = AFTER_CLIPPING
 
-    def _commit(self) -> None:
+    def _commit(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """The optimizer has stepped."""
         norms = self._norms
         if norms is None:  # a step without a backward: nothing was to be seen
             return
+        # A fused optimizer is called in the steps that its GradScaler skips, too, and told so.
+        skipped = getattr(optimizer, "found_inf", None)
+        if skipped is not None:
+            norms = torch.where(skipped.to(norms.device) > 0, -1.0, norms)
+            # Only an exam may wait for the device.
+            if self._examination is not None and bool(skipped):
+                self._examination.close()
+                self._examination, self._due = None, True
         if self._unjudged:  # the last step's loss was not told
             self._tells_loss = False
             self._send()
         foreign = [id(p) in self._others for p in self._gradients.parameters]
         if any(foreign):
             norms = norms.masked_fill(torch.tensor(foreign, device=norms.device), -1.0)
-        clip_ratio = self._clip_ratio(norms)
+        clip_ratio = self._clip_ratio(norms, optimizer)
         odd = self._recorder.write(self._step, self._gradients.names, norms, clip_ratio)
         if self._loss is not None:
             self._recorder.set_loss(self._loss)
@@ -361,16 +369,16 @@ class Watcher:
         trainable = {id(p) for p in parameters.values() if p.requires_grad}
         return trainable <= watched <= {id(p) for p in parameters.values()}
 
-    def _clip_ratio(self, norms: Tensor) -> Tensor | None:
+    def _clip_ratio(self, norms: Tensor, optimizer: torch.optim.Optimizer | None) -> Tensor:
         """Gradient norm as the optimizer saw it / as backward left it."""
-        if self._scaler is not None:  # unscaling changes the gradients in place as clipping does
-            return None
         if self._versions == self._gradients.versions():
             return torch.ones((), device=norms.device)
         clipped = gradient_norms(self._gradients.values()).to(norms.device)
         clipped = torch.where(norms < 0, norms, clipped)  # only what this step is about
         before, after = (n.clamp(min=0).square().sum().sqrt() for n in (norms, clipped))
-        return after / before if self._scale is None else after * self._scale / before
+        # A GradScaler has unscaled them in place by now, but for a fused optimizer that does it.
+        unscaled = self._scaler is not None and getattr(optimizer, "grad_scale", None) is None
+        return after / before if self._scale is None or unscaled else after * self._scale / before
 
     def _unscale(self) -> Tensor | None:
         scale = getattr(self._scaler, "_scale", None)
@@ -450,6 +458,11 @@ def _expect(name: str, value: object, kind: type, what: str) -> None:
 def _optimizers(optimizer: object) -> tuple[torch.optim.Optimizer, ...]:
     optimizers = tuple(optimizer) if isinstance(optimizer, list | tuple) else (optimizer,)
     optimizers = tuple(one for one in optimizers if one is not None)
+    # accelerate wraps an optimizer in one that takes no hooks.
+    optimizers = tuple(
+        one if hasattr(one, "_optimizer_step_pre_hooks") else getattr(one, "optimizer", one)
+        for one in optimizers
+    )
     for one in optimizers:
         _expect("optimizer", one, torch.optim.Optimizer, "a torch optimizer or a list of them")
     return optimizers

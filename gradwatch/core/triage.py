@@ -22,6 +22,7 @@ FOLLOWS: Final[dict[str, frozenset[str]]] = {
             "saturated-activation",
             "dead-units",
             "stalled-updates",
+            "oversized-updates",
             "non-finite",
             "gradient-spike",
         }
