@@ -42,6 +42,8 @@ LAYERS = {
         f"{CORE} rich gradwatch.sinks {CHECKUP} gradwatch.checkup gradwatch.testing",
         "",
     ),
+    "gradwatch.lightning": (f"{TORCH} gradwatch.sinks gradwatch.watcher", ""),
+    "gradwatch.huggingface": (f"{TORCH} transformers gradwatch.sinks gradwatch.watcher", ""),
     "gradwatch.cli": (CORE, "gradwatch rich torch"),
     "gradwatch.__main__": ("gradwatch.cli", ""),
 }
