@@ -1,7 +1,8 @@
-"""`python -m tests.zoo record`: train everything and keep each as a specimen for the detectors."""
+"""`python -m tests.zoo record | verify`: keep specimens for the detectors, or prove the labels."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import torch
 
 from gradwatch.core import specimens
+from tests.zoo import verify
 from tests.zoo.trainings import HEALTHY, SICK, run
 
 
@@ -25,7 +27,20 @@ def record() -> None:
         )
 
 
-if __name__ == "__main__":
-    if sys.argv[1:] != ["record"]:
-        sys.exit("usage: python -m tests.zoo record")
+def main() -> int:
+    """Run the command that the arguments name."""
+    parser = argparse.ArgumentParser(prog="python -m tests.zoo")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("record", help="train the specimens and store their run folders")
+    verifying = commands.add_parser("verify", help="prove every label of the corpus by training")
+    verifying.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED")
+    verifying.add_argument("--only", nargs="+", metavar="NAME", help="cases; all if left out")
+    arguments = parser.parse_args()
+    if arguments.command == "verify":
+        return verify.main(arguments.only, arguments.seeds)
     record()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
