@@ -301,6 +301,8 @@ class Watcher:
             self._read(self._unscale())
             if self._examination is not None:
                 self._examination.read_point = AFTER_CLIPPING
+            if self._norms is None:  # no gradient anywhere: the worst disconnection of all
+                self._norms = torch.full((len(self._gradients.parameters),), -1.0)
 
     def _commit(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """The optimizer has stepped."""

@@ -638,3 +638,21 @@ def test_the_learning_rates_of_an_examined_step_are_kept(model: nn.Sequential) -
     with gradwatch.watch(model, optimizer, every_n_steps=1, strict=True) as watcher:
         train(model, optimizer, 3, lambda _: schedule.step())
     assert [r.learning_rates[:1] for r in watcher.history] == [(0.1,), (0.05,), (0.025,)]
+
+
+def test_a_step_in_which_no_gradient_came_anywhere_is_seen_as_one(model: nn.Sequential) -> None:
+    """A loss that hangs on nothing that is watched: every parameter is disconnected."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    outside = torch.ones((), requires_grad=True)
+    with gradwatch.watch(model, optimizer, strict=True) as watcher:
+        for _ in range(60):
+            loss = (model(torch.ones(8, 64)).detach().square().mean() + outside) * 1.0
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            watcher.step(loss)
+    assert len(watcher.history.pulses) == 60
+    finding = watcher.report().finding("disconnected-parameters")
+    assert finding is not None
+    assert str(finding.severity) == "critical"
+    assert finding.numbers["share"] == 1

@@ -29,11 +29,16 @@ class ForgottenParameters:
 
     def __call__(self, history: History) -> tuple[Finding, ...]:
         """Judge the latest exams."""
-        streak = _outcome.latest_streak(history, lambda record: bool(_forgotten(record)))
-        if not _outcome.lasting(streak):
+        # Exams in which they got no gradient, as in the other half of a GAN's steps, say nothing.
+        streak = [record for record in history if _forgotten(record)]
+        latest = history.latest
+        if latest is None or not _outcome.lasting(streak):
             return ()
         record = streak[-1]
-        names = _forgotten(record)
+        taken = {p.name for p in latest.parameters if p.held}
+        names = [name for name in _forgotten(record) if name not in taken]
+        if not names:
+            return ()
         sizes = {p.name: math.prod(p.shape) for p in record.parameters if p.trainable}
         share = sum(sizes[name] for name in names) / sum(sizes.values())
         going = progress(history)
