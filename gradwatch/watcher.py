@@ -388,7 +388,9 @@ class Watcher:
 
     def _begin_examination_if_due(self) -> None:
         model = self._model()
-        due = self._due or self._schedule(self._step)
+        # Several optimizers take turns: one exam after the other, so that each is seen in its own.
+        turns = range(min(max(1, len(self._optimizers)), self._step + 1))
+        due = self._due or any(self._schedule(self._step - turn) for turn in turns)
         if not due or model is None or not self._attached or self._examination is not None:
             return
         self._due = False

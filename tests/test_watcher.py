@@ -656,3 +656,19 @@ def test_a_step_in_which_no_gradient_came_anywhere_is_seen_as_one(model: nn.Sequ
     assert finding is not None
     assert str(finding.severity) == "critical"
     assert finding.numbers["share"] == 1
+
+
+def test_optimizers_that_take_turns_are_all_examined(model: nn.Sequential) -> None:
+    """Every 50th step alone would always be the same optimizer's."""
+    turns = [torch.optim.SGD(part.parameters(), lr=0.01) for part in (model[-1:], model[:-1])]
+    with gradwatch.watch(model, turns, every_n_steps=20, strict=True) as watcher:
+        for _ in range(25):
+            for optimizer in turns:
+                model.zero_grad()
+                loss = model(torch.randn(8, 64)).square().mean()
+                loss.backward(inputs=optimizer.param_groups[0]["params"])
+                optimizer.step()
+    steps = [record.step for record in watcher.history]
+    assert steps == [0, 1, 2, 3, 5, 6, 10, 11, 20, 21, 40, 41]
+    late = [{p.name[0] for p in r.parameters if p.reached} for r in watcher.history.records[-2:]]
+    assert late == [{"6"}, {"0", "2", "4"}]
