@@ -554,6 +554,72 @@ def test_a_resumed_run_goes_on_in_its_run_folder(L: Any, tmp_path: Path) -> None
     assert len(list((tmp_path / "run/version_0/gradwatch").glob("seg-???.json"))) == 3
 
 
+def _twice(L: Any, folder: Path, run: Any, module: Any) -> None:
+    run.fit_loop.max_epochs = 1
+    run.fit(module, data())
+    run.validate(module, data(3), verbose=False)
+    run.fit_loop.max_epochs = 2
+    run.fit(module, data())
+
+
+def _resumed(L: Any, folder: Path, run: Any, module: Any) -> None:
+    first = trainer(L, folder / "first", max_epochs=1, logger=False)
+    first.fit(module, data())
+    first.save_checkpoint(folder / "first.ckpt")
+    run.fit(module, data(), ckpt_path=folder / "first.ckpt", weights_only=True)
+
+
+def _after_the_finder(L: Any, folder: Path, run: Any, module: Any) -> None:
+    module.lr = 0.05
+    tuner = import_module(f"{L.__name__}.tuner").Tuner(run)
+    tuner.lr_find(module, data(), num_training=5, update_attr=False)
+    run.fit(module, data())
+
+
+def _until_an_error(L: Any, folder: Path, run: Any, module: Any) -> None:
+    step, steps = module.training_step, iter(range(99))
+
+    def failing(batch: Any, batch_idx: int) -> Tensor:
+        if next(steps) == 4:
+            raise RuntimeError("out of data")
+        return step(batch, batch_idx)  # type: ignore[no-any-return]
+
+    module.training_step = failing
+    with pytest.raises(RuntimeError, match="out of data"):
+        run.fit(module, data())
+
+
+def _fast_dev_run(L: Any, folder: Path, run: Any, module: Any) -> None:
+    run.fit(module, data(), data(3))
+
+
+@pytest.mark.parametrize(
+    ("fit", "options"),
+    [
+        (_twice, {}),
+        (_resumed, {}),
+        (_after_the_finder, {}),
+        (_until_an_error, {}),
+        (_fast_dev_run, {"fast_dev_run": 3}),
+    ],
+    ids=["fit twice", "resumed", "after the rate finder", "until an error", "fast_dev_run"],
+)
+def test_however_a_training_is_run_it_is_bit_identical(
+    L: Any, tmp_path: Path, fit: Callable[..., None], options: dict[str, Any]
+) -> None:
+    ends = []
+    for callbacks in ([], [callback()]):
+        folder = tmp_path / str(len(ends))
+        module = classifier(L)
+        torch.manual_seed(2)
+        run = trainer(L, folder, *callbacks, logger=False, **options)
+        fit(L, folder, run, module)
+        ends.append(state(module, run))
+        assert hooks(module) == 0
+    assert len(ends[0]) == len(ends[1])
+    assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))
+
+
 # --- where it writes ------------------------------------------------------------------------------
 
 
