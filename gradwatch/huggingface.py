@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gradwatch.core.finding import Detector, Severity
-from gradwatch.core.report import Report
 from gradwatch.core.reporter import warn_safely
 from gradwatch.core.sink import Sink
 from gradwatch.instrument.graph import unobservable
 from gradwatch.instrument.hooks import Hook
 from gradwatch.instrument.schedule import Schedule
 from gradwatch.sinks.console import Console
+from gradwatch.sinks.latest import Latest
 from gradwatch.sinks.runfolder import RunFolder
 from gradwatch.sinks.tensorboard import TensorBoard
 from gradwatch.watcher import Watcher
@@ -85,7 +85,7 @@ class GradWatch(TrainerCallback):
         self._prints = report
         self._stop_on = None if stop_on is None else Severity[stop_on.upper()]
         self._sinks = tuple(sinks)
-        self._latest = _Latest()
+        self._latest = Latest()
         self._losses: list[Tensor] = []
         self._loss_seen = False
         self._scaler: Any = None
@@ -111,7 +111,7 @@ class GradWatch(TrainerCallback):
         board = [] if writer is None else [TensorBoard(writer=writer)]
         model, optimizer = kwargs["model"], kwargs["optimizer"]
         self._scaler = getattr(optimizer, "scaler", None)
-        self._losses, self._latest = [], _Latest()
+        self._losses, self._latest = [], Latest()
         try:
             self.watcher = Watcher(
                 model,
@@ -194,19 +194,6 @@ class GradWatch(TrainerCallback):
     def _close(self) -> None:
         if self._end is not None:
             self._end()
-
-
-class _Latest:
-    """A sink that keeps the latest report."""
-
-    def __init__(self) -> None:
-        self.report: Report | None = None
-
-    def write(self, report: Report, /) -> None:
-        self.report = report
-
-    def close(self) -> None:
-        pass
 
 
 class _Presence:

@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradwatch.core.finding import Detector, Severity
-from gradwatch.core.report import Report
 from gradwatch.core.reporter import warn_safely
 from gradwatch.core.sink import Sink
 from gradwatch.instrument.hooks import Hook
 from gradwatch.instrument.schedule import Schedule
 from gradwatch.sinks.console import Console
+from gradwatch.sinks.latest import Latest
 from gradwatch.sinks.logger import LoggerScalars
 from gradwatch.sinks.runfolder import RunFolder
 from gradwatch.sinks.tensorboard import TensorBoard
@@ -92,7 +92,7 @@ class GradWatch(Base):
         self._forget()
 
     def _forget(self) -> None:
-        self._latest = _Latest()
+        self._latest = Latest()
         self._losses: list[Tensor] = []
         self._loss: Tensor | None = None
         self._number = 0
@@ -219,7 +219,7 @@ class GradWatch(Base):
         """What belongs to a run that goes on here stays here."""
         fresh = {key: value for key, value in vars(self).items() if key != "watcher"}
         fresh |= {
-            "_latest": _Latest(),
+            "_latest": Latest(),
             "_losses": [],
             "_loss": None,
             "_handles": [],
@@ -229,19 +229,6 @@ class GradWatch(Base):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _new, (self._declared,), self.__getstate__()
-
-
-class _Latest:
-    """A sink that keeps the latest report."""
-
-    def __init__(self) -> None:
-        self.report: Report | None = None
-
-    def write(self, report: Report, /) -> None:
-        self.report = report
-
-    def close(self) -> None:
-        pass
 
 
 def _inverse_scale(trainer: Any) -> Tensor | None:

@@ -105,9 +105,8 @@ class Watcher:
         self._step = 0
         self._quiet_until = 0
         self._due = self._unjudged = False
-        self._tells_loss = (
-            bool(self._optimizers) and not driven
-        )  # until it is seen that the loop does not
+        # Until it is seen that the loop does not.
+        self._tells_loss = bool(self._optimizers) and not driven
         self._attached = self._stepped_aside = self._closed = False
         self._loss: Tensor | float | None = None
         self._norms: Tensor | None = None
@@ -355,21 +354,24 @@ class Watcher:
     def _follow_parameters(self) -> None:
         """Look again at what the model consists of: lazy layers are made, others replaced."""
         model = self._model()
-        if model is None or self._follows(parameters := anatomy.parameters(model)):
+        if model is None or self._follow(anatomy.parameters(model)):
             return
-        self._gradients.attach(parameters)
-        self._parameters = parameters
         if self._examination is not None:  # it knows neither the new layers nor their parameters
             self._examination.close()
             self._examination = None
         self._due = True
 
-    def _follows(self, parameters: dict[str, nn.Parameter]) -> bool:
-        """Whether all that is to be trained is watched. A parameter that was frozen since stays: a
-        GAN freezes one half for the other half's step, which is when the next exam begins."""
+    def _follow(self, parameters: dict[str, nn.Parameter]) -> bool:
+        """Watch these parameters, and return whether they were watched already. One that was
+        frozen since stays: a GAN freezes one half for the other half's step, which is when the
+        next exam begins."""
         watched = {id(p) for p in self._gradients.parameters}
         trainable = {id(p) for p in parameters.values() if p.requires_grad}
-        return trainable <= watched <= {id(p) for p in parameters.values()}
+        watched_already = trainable <= watched <= {id(p) for p in parameters.values()}
+        if not watched_already:  # replaced, unfrozen or added
+            self._gradients.attach(parameters)
+        self._parameters = parameters
+        return watched_already
 
     def _clip_ratio(self, norms: Tensor, optimizer: torch.optim.Optimizer | None) -> Tensor:
         """Gradient norm as the optimizer saw it / as backward left it."""
@@ -395,9 +397,7 @@ class Watcher:
             return
         self._due = False
         parameters = anatomy.parameters(model)
-        if not self._follows(parameters):  # replaced, unfrozen or added
-            self._gradients.attach(parameters)
-        self._parameters = parameters
+        self._follow(parameters)
         modules = anatomy.modules(model)
         if self._trace_forward:
             self._recorder.install(modules)

@@ -10,6 +10,8 @@ from gradwatch.core.history import History
 from gradwatch.core.progress import Progress
 from gradwatch.core.record import Parameter, Record
 
+LOST: Final = 2.0**-24
+"""A relative update smaller than this rounds to no change at all in float32."""
 LASTING_EXAMS: Final = 3
 """A thing counts as lasting when so many exams in a row show it ..."""
 LASTING_STEPS: Final = 10

@@ -86,6 +86,8 @@ class GradientSpike:
         before = before[np.isfinite(before) & (before > 0)]
         if before.size < self.history_steps or not np.isfinite(norm) or norm <= 0:
             return False
+        if norm <= self.times * before.min():  # nearly every step: not worth two medians
+            return False
         logs = np.log10(before)
         middle = float(np.median(logs))
         spread = 1.4826 * float(np.median(np.abs(logs - middle)))

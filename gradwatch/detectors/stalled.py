@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar
 
 from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import History
 from gradwatch.core.progress import progress
 from gradwatch.core.record import Parameter, Record
 from gradwatch.detectors import _outcome
-
-LOST: Final = 2.0**-24
-"""A relative update smaller than this rounds to no change at all in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +42,7 @@ class StalledUpdates:
             if largest == 0
             else f"the largest change is {largest:.2g} of a weight's size"
         )
-        lost = largest < LOST
+        lost = largest < _outcome.LOST
         cause = Cause(
             "learning-rate",
             "The steps are so small that they round to nothing: the learning rate is too low for "

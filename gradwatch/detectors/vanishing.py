@@ -11,11 +11,8 @@ from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import History
 from gradwatch.core.progress import Progress, progress
 from gradwatch.core.record import Record
-from gradwatch.detectors import _depth
+from gradwatch.detectors import _depth, _outcome
 from gradwatch.detectors._depth import Blame, Streak, Trend
-
-LOST: Final = 2.0**-24
-"""A relative update smaller than this rounds to no change at all in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +167,7 @@ def _updates_lost(record: Record, trend: Trend) -> float | None:
         if parameter.name.rpartition(".")[0] in early and len(parameter.shape) > 1
     ]
     known = [ratio for ratio in ratios if ratio is not None]
-    return max(known) if known and max(known) < LOST else None
+    return max(known) if known and max(known) < _outcome.LOST else None
 
 
 def _early(trend: Trend) -> tuple[str, ...]:

@@ -84,10 +84,9 @@ def calls(seen: Sequence[Seen], numbers: Sequence[NDArray[np.float64]]) -> tuple
     `numbers` are the fetched values, by ticket. A forward pass that no gradient reached (a
     validation batch in between) is left out, if there is another.
     """
-    tops = {one: _outermost(one) for one in seen}
-    reached = {tops[one] for one in seen if one.reached}
+    reached = {one.top for one in seen if one.reached}
     if reached:
-        seen = [one for one in seen if tops[one] in reached]
+        seen = [one for one in seen if one.top in reached]
     ranks: dict[str, dict[int, int]] = {}
     for one in seen:
         ranks.setdefault(one.layer.name, {})[one.index] = 0
@@ -120,12 +119,6 @@ def calls(seen: Sequence[Seen], numbers: Sequence[NDArray[np.float64]]) -> tuple
         call.call(None if call.parent is None else positions[call.parent])
         for call in merged.values()
     )
-
-
-def _outermost(seen: Seen) -> Seen:
-    while seen.parent is not None:
-        seen = seen.parent
-    return seen
 
 
 def _sum(parts: Sequence[Stats]) -> Stats | None:

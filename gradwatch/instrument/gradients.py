@@ -53,13 +53,6 @@ class Gradients:
         self._before.clear()
         self._waiting = False
 
-    def unchanged(self, parameters: dict[str, nn.Parameter]) -> bool:
-        """Whether these are the parameters that are watched: none replaced, frozen or new."""
-        trainable = [p for p in parameters.values() if p.requires_grad]
-        return len(trainable) == len(self.parameters) and all(
-            one is other for one, other in zip(trainable, self.parameters, strict=True)
-        )
-
     def values(self) -> list[Tensor | None]:
         """Return the gradients; None for a parameter that this step's backward did not reach."""
         return [
