@@ -335,7 +335,6 @@ class Watcher:
                 loss=self._loss,
                 clip_ratio=clip_ratio,
                 notes=self._reporter.notes,
-                learning_rates=_learning_rates(self._optimizers),
             )
             others = {name for name, p in self._parameters.items() if id(p) in self._others}
             self._reporter.add_record(_without_gradients(record, others) if others else record)
@@ -406,7 +405,7 @@ class Watcher:
             anatomy.layers(modules),
             parameters,
             self._guarded,
-            _held(self._optimizers) if self._optimizers else None,
+            self._optimizers,
         )
 
     def _flush(self) -> None:
@@ -478,12 +477,15 @@ def _held(optimizers: Iterable[torch.optim.Optimizer]) -> frozenset[int]:
     return frozenset(id(parameter) for group in groups for parameter in group["params"])
 
 
+NOT_SEEN: Final[dict[str, Any]] = {
+    "reached": False,
+    **dict.fromkeys(("gradient", "update", "sample", "descent", "carried")),
+}
+
+
 def _without_gradients(record: Record, names: Set[str]) -> Record:
     """Return the record with these parameters as not reached."""
-    parameters = (
-        replace(p, reached=False, gradient=None, update=None, sample=None) if p.name in names else p
-        for p in record.parameters
-    )
+    parameters = (replace(p, **NOT_SEEN) if p.name in names else p for p in record.parameters)
     return replace(record, parameters=tuple(parameters))
 
 
@@ -491,12 +493,6 @@ def _run_folder(sinks: Iterable[Sink]) -> str | None:
     from gradwatch.sinks.runfolder import RunFolder
 
     return next((str(sink.path) for sink in sinks if isinstance(sink, RunFolder)), None)
-
-
-def _learning_rates(optimizers: Iterable[torch.optim.Optimizer]) -> list[float]:
-    rates = [group.get("lr") for one in optimizers for group in one.param_groups]
-    # A rate that is a tensor lives on the device, and would have to be waited for.
-    return [float(rate) for rate in rates if isinstance(rate, int | float)]
 
 
 def _own_sinks(log_dir: str | Path | None, writer: Any) -> Iterator[Sink]:

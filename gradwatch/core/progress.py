@@ -1,9 +1,10 @@
-"""Is this training getting anywhere? Judged on the loss where it is known."""
+"""Is this training getting anywhere? Judged on what its answers are worth, where that can be read
+from the gradient at the output; else on the loss; else on the error at the output."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -21,6 +22,14 @@ FALL: Final = 0.2
 """A relative fall of the output's gradient that counts as learning."""
 FLAT: Final = 0.1
 """A change up to which it counts as flat; in between it is not known."""
+SKILL: Final = 0.05
+"""Part of the way from the best constant answer to the perfect one that counts as having learnt."""
+LEARNT: Final = 0.2
+"""The same for a training whose loss does not fall (any more): it is done, and not stuck."""
+SKILLED_EXAMS: Final = 3
+"""The latest exams whose median skill counts, and the fewest that are needed."""
+YOUNG: Final = 20
+"""Steps before which a training that has no skill yet is not judged by that."""
 NOISE: Final = 2.0
 """A fall must exceed this many standard errors of the two medians' difference."""
 
@@ -39,9 +48,56 @@ class Progress:
     """The loss is not finite, or far above where it began."""
     begin: float = 0.0
     """The loss at the beginning of the run."""
+    skill: float | None = None
+    """How far the answers are better than the best constant one (0) on the way to the perfect one
+    (1); None when that is not known."""
 
 
 def progress(history: History) -> Progress:
+    """Judge the run as of its latest step."""
+    going = _by_the_loss(history)
+    skills = _skills(history)
+    if going.diverged or len(skills) < SKILLED_EXAMS:
+        return going
+    latest = skills[-1][1]
+    going = replace(going, skill=latest)
+    if latest >= SKILL:
+        better = f"its answers are {latest:.0%} of the way from the best constant one to the right"
+        learnt = going.moving or latest >= LEARNT
+        return replace(going, moving=learnt or None, text=f"{going.text}; {better}")
+    if skills[-1][0] < YOUNG or not going.moving:
+        return going
+    text = f"{going.text}, which is no better than an answer that is the same for every sample"
+    half = skills[len(skills) // 2 :]
+    rising = len(half) > SKILLED_EXAMS and latest - half[0][1] > SKILL
+    return replace(going, moving=None if rising else False, text=text)
+
+
+def _skills(history: History) -> list[tuple[int, float]]:
+    """Return the steps whose skill is known, with the skill then: by the losses of several steps
+    where they are told, for a batch is small and its loss noisy."""
+    known = [
+        (record, answer)
+        for record in history
+        if (answer := record.answer) is not None and answer.skill is not None
+    ]
+    steps, losses = history.losses()
+    found = []
+    for i, (record, answer) in enumerate(known):
+        around = known[max(0, i + 1 - SKILLED_EXAMS) : i + 1]
+        constant = float(np.median([other.constant for _, other in around]))
+        end = history.last_step if i == len(known) - 1 else record.step
+        past = losses[(steps <= end) & (steps > end - max(MIN_LOSSES, end // 10))]
+        past = past[np.isfinite(past)]
+        if record.loss and past.size:  # what was told is the loss times its weight
+            loss = float(np.median(past)) * answer.loss / record.loss
+        else:
+            loss = float(np.median([other.loss for _, other in around]))
+        found.append((record.step, 1 - loss / constant))
+    return found
+
+
+def _by_the_loss(history: History) -> Progress:
     """Judge the latest two thirds of the run: its first steps often fix only the output's bias."""
     steps, losses = history.losses()
     if losses.size == 0:

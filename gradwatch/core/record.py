@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Final
 
+from gradwatch.core.answer import Answer, read
 from gradwatch.core.stats import Active, Stats
 
 NO_REASON: Final = ""
@@ -33,6 +34,9 @@ REASONS: Final = (
     ZERO_GRADIENT,
 )
 """Why a call can have no gain. What has no number says why: never a made-up 0."""
+
+MAX_TIMES: Final = 256
+"""Time steps of a recurrent layer that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,22 @@ class Call:
     """The gradient at its output, without the uses of that output inside the call itself."""
     active: Active | None = None
     """For an activation that can be zero: how often each of its units was not."""
+    common: float | None = None
+    """Squares of the part of the output that all samples of the batch share (their mean, as often
+    as there are samples); None where it is not one tensor of several samples."""
+    dtype: str = ""
+    """Number format of the output: `float32`, `bfloat16`, ..."""
+    training: bool = True
+    """Whether the module was in training mode; an operation has none and counts as in training."""
+    times: tuple[float, ...] = ()
+    """For a recurrent layer: squares of the gradient at its input, by time step; at most
+    `MAX_TIMES` of them, evenly spaced."""
+
+    @property
+    def spread(self) -> float | None:
+        """Share of the output's squares in which the samples of the batch differ: 0 when the layer
+        says the same of every sample; None when not measured or the output is 0."""
+        return _spread(self.output, self.common)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +123,17 @@ class Parameter:
     """That sample before the step."""
     held: bool | None = None
     """Whether an optimizer holds it; None when no optimizer is known."""
+    group: int | None = None
+    """Position in `Record.groups` of the group that steps it; None when none is known."""
+    dtype: str = ""
+    """Its number format: `float32`, `bfloat16`, ..."""
+    common: float | None = None
+    """Squares of the part of the weight that all its units (rows) share; None for one unit."""
+    descent: float | None = None
+    """Cosine between the movement of the sample and its negative gradient, from -1 to 1: 1 for
+    plain gradient descent, below 0 where the step goes up the gradient."""
+    carried: float | None = None
+    """Norm of the gradient that was there already when the step's first backward began."""
 
     @property
     def update_ratio(self) -> float | None:
@@ -110,6 +141,29 @@ class Parameter:
         if self.update is None or self.sample is None or not self.sample.rms:
             return None
         return self.update.rms / self.sample.rms
+
+    @property
+    def spread(self) -> float | None:
+        """Share of the weight's squares in which its units differ: 0 when they are all the same;
+        None when not measured or the weight is 0."""
+        return _spread(self.weight, self.common)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A parameter group of an optimizer, as it was at the step. What it has not is None."""
+
+    kind: str
+    """Class name of the optimizer: `AdamW`."""
+    learning_rate: float | None = None
+    """None, too, for a rate that is a tensor: it lives on the device."""
+    weight_decay: float | None = None
+    epsilon: float | None = None
+    momentum: float | None = None
+    """Momentum, or the first beta."""
+    second_momentum: float | None = None
+    """The second beta, or RMSprop's alpha."""
+    maximize: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +181,29 @@ class Record:
     """Where in the step the gradients were read."""
     notes: tuple[str, ...] = field(default=())
     """What could not be observed, and why."""
-    learning_rates: tuple[float, ...] = ()
-    """Of each parameter group of the optimizers, where those are known."""
+    groups: tuple[Group, ...] = ()
+    """The parameter groups of the optimizers, where those are known."""
+    output: tuple[float, ...] = ()
+    """What the device sent of the model's output and the gradient there (`answer.FIELDS`)."""
+
+    @property
+    def answer(self) -> Answer | None:
+        """What the model answered, and what that is worth; None where it was not seen."""
+        return read(self.output, self.loss) if self.output else None
+
+    @property
+    def learning_rates(self) -> tuple[float, ...]:
+        """Of each parameter group, where it is known."""
+        return tuple(g.learning_rate for g in self.groups if g.learning_rate is not None)
 
     @property
     def gradient_norm(self) -> float:
         """The norm of all (finite) gradients together."""
         squares = (p.gradient.squares for p in self.parameters if p.gradient is not None)
         return math.sqrt(math.fsum(squares))
+
+
+def _spread(stats: Stats | None, common: float | None) -> float | None:
+    if stats is None or common is None or stats.nonfinite or not 0 < stats.squares < math.inf:
+        return None
+    return max(0.0, 1 - common / stats.squares)

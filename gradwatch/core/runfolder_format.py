@@ -34,13 +34,15 @@ from gradwatch.core.stats import OCTAVES, Stats
 
 FOLDER: Final = "gradwatch"
 """Name of the folder inside the run's folder."""
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 """Version of this format."""
 OF_CALLS: Final = ("output", "grad_output")
 OF_PARAMETERS: Final = ("gradient", "weight", "update", "sample")
 QUANTITIES: Final = (*OF_CALLS, *OF_PARAMETERS)
 """What a row of statistics is about; rows hold the position in this list."""
 SCALARS: Final = ("count", "zeros", "nans", "infs", "total", "squares", "peak")
+NUMBERS: Final = {"call": ("common",), "parameter": ("common", "descent", "carried")}
+"""What else is known of each call and each parameter: single numbers, kept in the exam's line."""
 LARGEST: Final = 2**32 - 1
 
 STATS: Final = np.dtype(
@@ -114,11 +116,13 @@ class Layout:
             [
                 *(call.layer.name, call.layer.kind, call.layer.functional, call.layer.weighted),
                 *(call.layer.weight_shape, call.layer.builtin),
-                *(call.index, call.parent, call.cut),
+                *(call.index, call.parent, call.cut, call.dtype, call.training),
             ]
             for call in record.calls
         ]
-        parameters = [[p.name, p.shape, p.trainable, p.held] for p in record.parameters]
+        parameters = [
+            [p.name, p.shape, p.trainable, p.held, p.group, p.dtype] for p in record.parameters
+        ]
         return to_line({"calls": calls, "parameters": parameters})
 
     @staticmethod
@@ -126,22 +130,26 @@ class Layout:
         """Read what `of` wrote; raises `ValueError` or `TypeError` for anything else."""
         data = json.loads(line)
         calls: list[Call] = []
-        for name, kind, functional, weighted, shape, builtin, index, parent, cut in data["calls"]:
+        for *described, index, parent, cut, dtype, training in data["calls"]:
+            name, kind, functional, weighted, shape, builtin = described
             if parent is not None and not 0 <= parent < len(calls):
                 raise ValueError(f"parent must be an earlier call, got {parent}")
             layer = Layer(
                 *(str(name), str(kind), bool(functional), bool(weighted)),
                 *(tuple(int(size) for size in shape), bool(builtin)),
             )
-            calls.append(Call(layer, int(index), parent, cut=bool(cut)))
+            call = Call(layer, int(index), parent, cut=bool(cut))
+            calls.append(replace(call, dtype=str(dtype), training=bool(training)))
         parameters = tuple(
             Parameter(
                 str(name),
                 tuple(int(size) for size in shape),
                 bool(trainable),
                 held=None if held is None else bool(held),
+                group=None if group is None else int(group),
+                dtype=str(dtype),
             )
-            for name, shape, trainable, held in data["parameters"]
+            for name, shape, trainable, held, group, dtype in data["parameters"]
         )
         return Layout(tuple(calls), parameters)
 

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from gradwatch.core.finding import Finding
 from gradwatch.core.history import FIRST_PULSES, LAST_PULSES, Columns, Pulse
 from gradwatch.core.progress import Progress
-from gradwatch.core.record import Record
+from gradwatch.core.record import Group, Record
 from gradwatch.core.runfolder_format import (
     GAINS,
+    NUMBERS,
     SCHEMA,
     STATS,
     Layout,
@@ -59,6 +60,7 @@ class Verdict:
                 float(said["fall"]),
                 said["diverged"],
                 float(said["begin"]),
+                optional_float(said["skill"]),
             ),
             tuple(map(str, data["notes"])),
         )
@@ -72,6 +74,12 @@ def _finding(data: Mapping[str, Any]) -> Finding:
     )
     numbers = {name: float(value) for name, value in finding.numbers.items()}
     return replace(finding, causes=causes, numbers=numbers)
+
+
+def _group(values: list[Any]) -> Group:
+    kind, *numbers, maximize = values
+    rate, decay, epsilon, first, second = map(optional_float, numbers)
+    return Group(str(kind), rate, decay, epsilon, first, second, bool(maximize))
 
 
 class Segment:
@@ -150,6 +158,12 @@ class Segment:
         if (rows["step"] != step).any() or (gains["step"] != step).any():
             raise ValueError("its rows belong to another step")
         stats, active = unpack_stats(rows), self._active(**line["active"])
+        times = {int(slot): tuple(map(float, values)) for slot, values in line["times"]}
+        numbers = {
+            (owner, name): tuple(map(optional_float, line[f"{owner}_{name}"]))
+            for owner, names in NUMBERS.items()
+            for name in names
+        }
         calls = tuple(
             replace(
                 call,
@@ -158,6 +172,8 @@ class Segment:
                 active=active.get(slot),
                 output=stats["output"].get(slot),
                 grad_output=stats["grad_output"].get(slot),
+                times=times.get(slot, ()),
+                common=numbers["call", "common"][slot],
             )
             for slot, (call, row) in enumerate(zip(layout.calls, gains, strict=True))
         )
@@ -170,6 +186,9 @@ class Segment:
                 weight=stats["weight"].get(slot),
                 update=stats["update"].get(slot),
                 sample=stats["sample"].get(slot),
+                common=numbers["parameter", "common"][slot],
+                descent=numbers["parameter", "descent"][slot],
+                carried=numbers["parameter", "carried"][slot],
             )
             for slot, parameter in enumerate(layout.parameters)
         )
@@ -177,7 +196,8 @@ class Segment:
             *(step, calls, parameters),
             *(optional_float(line["loss"]), optional_float(line["clip_ratio"])),
             *(str(line["read_point"]), tuple(map(str, line["notes"]))),
-            tuple(map(float, line.get("learning_rates", ()))),
+            tuple(map(_group, line["groups"])),
+            tuple(map(float, line["output"])),
         )
 
     def _layout(self, at: int, length: int) -> Layout:

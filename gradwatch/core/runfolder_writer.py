@@ -7,6 +7,7 @@ import os
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import astuple
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -22,6 +23,7 @@ from gradwatch.core.runfolder_format import (
     FOLDER,
     GAINS,
     LARGEST,
+    NUMBERS,
     SCHEMA,
     STATS,
     Layout,
@@ -88,6 +90,7 @@ class RunWriter:
                     "fall": report.progress.fall,
                     "diverged": report.progress.diverged,
                     "begin": report.progress.begin,
+                    "skill": report.progress.skill,
                 },
                 "notes": list(report.notes),
             }
@@ -158,7 +161,14 @@ class _Segment:
             "clip_ratio": record.clip_ratio,
             "read_point": record.read_point,
             "notes": record.notes,
-            "learning_rates": record.learning_rates,
+            "groups": [astuple(group) for group in record.groups],
+            "output": record.output,
+            "times": [[i, call.times] for i, call in enumerate(record.calls) if call.times],
+            **{
+                f"{owner}_{name}": [getattr(one, name) for one in owners]
+                for owner, owners in (("call", record.calls), ("parameter", record.parameters))
+                for name in NUMBERS[owner]
+            },
             "unreached": [i for i, p in enumerate(record.parameters) if not p.reached],
         }
         line = to_line({**scalars, **self._places})

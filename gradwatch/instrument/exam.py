@@ -35,6 +35,10 @@ class _Merged:
     outputs: list[Stats] = field(default_factory=list)
     grad_outputs: list[Stats] = field(default_factory=list)
     active: list[Active] = field(default_factory=list)
+    common: list[float] = field(default_factory=list)
+    times: list[NDArray[np.float64]] = field(default_factory=list)
+    dtype: str = ""
+    training: bool = True
     through: list[float] = field(default_factory=list)
     reasons: set[str] = field(default_factory=set)
     cut: bool = False
@@ -58,6 +62,10 @@ class _Merged:
             _sum(self.outputs),
             grad_output,
             active,
+            math.fsum(self.common) if len(self.common) == len(self.outputs) > 0 else None,
+            self.dtype,
+            self.training,
+            _over_time(self.times),
         )
 
     def _gain(self, grad_output: Stats | None) -> tuple[float | None, str]:
@@ -110,6 +118,10 @@ def calls(seen: Sequence[Seen], numbers: Sequence[NDArray[np.float64]]) -> tuple
         call.through += [
             float(numbers[flow.ticket][0]) for flow in one.flows if flow.ticket is not None
         ]
+        call.common += [float(numbers[ticket][0]) for ticket in one.common]
+        call.times += [numbers[ticket] for ticket in one.times]
+        call.dtype = call.dtype or one.dtype
+        call.training = one.training
         call.flows |= bool(one.flows)
         call.entered |= one.entered
         call.cut |= one.cut
@@ -128,3 +140,18 @@ def _sum(parts: Sequence[Stats]) -> Stats | None:
     for part in parts[1:]:
         total = total + part
     return total
+
+
+def _over_time(parts: Sequence[NDArray[np.float64]]) -> tuple[float, ...]:
+    """Add up micro-batches whose sequences have the same length, which is that of the last."""
+    alike = [part for part in parts if part.shape == parts[-1].shape]
+    return tuple(float(value) for value in np.sum(alike, axis=0)) if alike else ()
+
+
+def answer(seen: Sequence[Seen], numbers: Sequence[NDArray[np.float64]]) -> tuple[float, ...]:
+    """Return the numbers of the last outermost call that got a gradient; none if there is none."""
+    answered = [one.answered for one in seen if one.answered is not None]
+    if not answered:
+        return ()
+    _, *rest = (float(value) for value in numbers[answered[-1]])
+    return float(len(answered) == 1), *rest

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gradwatch.core.record import Layer, Parameter, Record
+from gradwatch.core.record import Group, Layer, Parameter, Record
 from gradwatch.core.stats import Stats
 from gradwatch.instrument import exam
 from gradwatch.instrument.gradients import sample
-from gradwatch.instrument.kernel import measure
+from gradwatch.instrument.hooks import Hook
+from gradwatch.instrument.kernel import common, measure
 from gradwatch.instrument.probe import Probe
+from gradwatch.instrument.pulse import gradient_norms
 
 BEFORE_CLIPPING = "before clipping"
 AFTER_CLIPPING = "at the optimizer's step, after any clipping"
@@ -27,15 +31,18 @@ class Examination:
         layers: Mapping[str, Layer],
         parameters: Mapping[str, nn.Parameter],
         guard: Callable[[Callable[..., None]], Callable[..., None]],
-        held: frozenset[int] | None = None,
+        optimizers: Sequence[torch.optim.Optimizer] = (),
     ) -> None:
-        """`held` are the ids of the parameters that optimizers hold, where those are known."""
         self._parameters = dict(parameters)
-        self._held = held
-        self.probe = Probe(layers, frozenset(map(id, parameters.values())), guard)
+        self._optimizers = tuple(optimizers)
+        self._carried: int | None = None
+        ids = frozenset(map(id, parameters.values()))
+        self.probe = Probe(layers, ids, guard, Hook(self, Examination._begin))
         self.probe.install(modules)
         self._gradients: dict[str, int] = {}
+        self._directions: dict[str, Tensor] = {}
         self._weights: dict[str, int] = {}
+        self._commons: dict[str, int] = {}
         self._samples: dict[str, Tensor] = {}
         self.read_point = BEFORE_CLIPPING
 
@@ -51,9 +58,22 @@ class Examination:
             for name, gradient in zip(names, gradients, strict=True)
             if gradient is not None and not gradient.is_meta
         }
+        self._directions = {
+            name: sample(gradient)
+            for name, gradient in zip(names, gradients, strict=True)
+            if gradient is not None and gradient.layout is torch.strided and not gradient.is_meta
+        }
         weights = {n: p for n, p in self._parameters.items() if n in set(names) and not p.is_meta}
         self._weights = {name: add(measure(weight)) for name, weight in weights.items()}
+        commons = {name: common(weight) for name, weight in weights.items()}
+        self._commons = {name: add(one) for name, one in commons.items() if one is not None}
         self._samples = {name: sample(weight) for name, weight in weights.items()}
+
+    @torch.no_grad()
+    def _begin(self) -> None:
+        """The step's first backward begins: is there a gradient already?"""
+        carried = gradient_norms([parameter.grad for parameter in self._parameters.values()])
+        self._carried = self.probe.transfer.add(carried.double())
 
     @torch.no_grad()
     def record(
@@ -63,15 +83,20 @@ class Examination:
         loss: Tensor | float | None,
         clip_ratio: Tensor | None,
         notes: Sequence[str],
-        learning_rates: Sequence[float] = (),
     ) -> Record:
         """End the step: measure what moved, copy everything over, and put it together."""
         self.probe.finish()
         transfer = self.probe.transfer
         before = {name: transfer.add(measure(value)) for name, value in self._samples.items()}
-        moved = {
-            name: transfer.add(measure(sample(self._parameters[name]).double() - value.double()))
+        moves = {
+            name: sample(self._parameters[name]).double() - value.double()
             for name, value in self._samples.items()
+        }
+        moved = {name: transfer.add(measure(move)) for name, move in moves.items()}
+        descents = {
+            name: transfer.add(_cosine(-moves[name], direction.double()))
+            for name, direction in self._directions.items()
+            if name in moves and moves[name].shape == direction.shape
         }
         loss_at = None if loss is None else transfer.add(_scalar(loss))
         clip_at = None if clip_ratio is None else transfer.add(_scalar(clip_ratio))
@@ -80,6 +105,16 @@ class Examination:
         def stats(tickets: Mapping[str, int], name: str) -> Stats | None:
             return Stats.unpack(numbers[tickets[name]]) if name in tickets else None
 
+        def number(tickets: Mapping[str, int], name: str) -> float | None:
+            value = float(numbers[tickets[name]][0]) if name in tickets else math.nan
+            return value if math.isfinite(value) else None
+
+        groups = _groups(self._optimizers)
+        carried = (
+            [None] * len(self._parameters)
+            if self._carried is None
+            else [max(0.0, float(norm)) for norm in numbers[self._carried]]
+        )
         parameters = tuple(
             Parameter(
                 name,
@@ -90,9 +125,14 @@ class Examination:
                 stats(self._weights, name),
                 stats(moved, name),
                 stats(before, name),
-                None if self._held is None else id(parameter) in self._held,
+                held=id(parameter) in groups if self._optimizers else None,
+                group=groups.get(id(parameter)),
+                dtype=str(parameter.dtype).removeprefix("torch."),
+                common=number(self._commons, name),
+                descent=number(descents, name),
+                carried=there,
             )
-            for name, parameter in self._parameters.items()
+            for (name, parameter), there in zip(self._parameters.items(), carried, strict=True)
         )
         said = list(notes)
         if self.probe.operations_left_out:
@@ -100,17 +140,20 @@ class Examination:
                 f"{self.probe.operations_left_out} operations outside modules were not followed: "
                 "there are too many in one step"
             )
+        told = None if loss_at is None else float(numbers[loss_at][0])
         calls = exam.calls(self.probe.seen, numbers)
+        output = exam.answer(self.probe.seen, numbers)
         self.probe.close()
         return Record(
             step,
             calls,
             parameters,
-            None if loss_at is None else float(numbers[loss_at][0]),
+            told,
             None if clip_at is None else float(numbers[clip_at][0]),
             self.read_point,
             tuple(said),
-            tuple(learning_rates),
+            tuple(_described(self._optimizers)),
+            output,
         )
 
     def close(self) -> None:
@@ -122,3 +165,34 @@ def _scalar(value: Tensor | float) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach().reshape(-1)[:1].double()
     return torch.tensor([value], dtype=torch.float64)
+
+
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    return a.dot(b) / (a.dot(a) * b.dot(b)).sqrt()
+
+
+def _groups(optimizers: Iterable[torch.optim.Optimizer]) -> dict[int, int]:
+    """Return by the id of each parameter that is held the position of its group."""
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    return {id(p): i for i, group in enumerate(groups) for p in group["params"]}
+
+
+def _described(optimizers: Iterable[torch.optim.Optimizer]) -> Iterator[Group]:
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            betas = group.get("betas", ())
+            first, second = betas[:2] if len(betas) > 1 else (None, None)
+            yield Group(
+                type(optimizer).__name__,
+                _number(group.get("lr")),
+                _number(group.get("weight_decay")),
+                _number(group.get("eps")),
+                _number(group.get("momentum", first)),
+                _number(group.get("alpha", second)),
+                bool(group.get("maximize", False)),
+            )
+
+
+def _number(value: Any) -> float | None:
+    # A tensor lives on the device, and would have to be waited for.
+    return float(value) if isinstance(value, int | float) else None

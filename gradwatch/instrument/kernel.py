@@ -55,6 +55,19 @@ def squares(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def common(tensor: Tensor) -> Tensor | None:
+    """Return the squares of what all slices along the first axis share: their mean's squares times
+    their number, as a 0-dim float64 tensor. None for less than two slices, or no plain tensor."""
+    tensor = tensor.detach()
+    plain = tensor.layout is torch.strided and not hasattr(tensor, "to_local")
+    if not plain or tensor.is_complex() or tensor.ndim < 2 or tensor.shape[0] < 2:
+        return None
+    if not tensor.numel() or tensor.device.type == "mps":
+        return None
+    return tensor.sum(0, dtype=torch.float64).square().sum() / tensor.shape[0]
+
+
+@torch.no_grad()
 def count_active(tensor: Tensor, channel: int) -> Tensor:
     """Return how often each unit along dimension `channel` is not zero, with the number of values
     of one unit as last entry: float64, length `tensor.shape[channel] + 1`."""

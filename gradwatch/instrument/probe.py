@@ -24,9 +24,11 @@ from gradwatch.core.record import (
     Layer,
 )
 from gradwatch.instrument import graph, walk
-from gradwatch.instrument.graph import Edge
+from gradwatch.instrument.answer import read_targets, readable
+from gradwatch.instrument.graph import Edge, Place
 from gradwatch.instrument.hooks import Hook, ModuleHooks
 from gradwatch.instrument.kernel import count_active, measure, observable
+from gradwatch.instrument.replay import Replay
 from gradwatch.instrument.seen import Flow, Pass, Seen
 from gradwatch.instrument.transfer import Transfer
 
@@ -45,7 +47,9 @@ class Probe:
         layers: Mapping[str, Layer],
         parameters: frozenset[int],
         guard: Callable[[Callable[..., None]], Callable[..., None]],
+        begun: Callable[[], None] = lambda: None,
     ) -> None:
+        """`begun` is called when the first gradient of the step arrives anywhere."""
         self.transfer = Transfer()
         self.seen: list[Seen] = []
         self.operations_left_out = 0
@@ -54,15 +58,18 @@ class Probe:
         self._parameters = parameters
         self._threads = threading.local()
         self._hooks = ModuleHooks(self, guard(Probe._enter), guard(Probe._leave))
+        self._modules: Mapping[str, nn.Module] = {}
         self._checkpoint: Seen | None = None
         self._places: list[list[Any]] = []
         self._guard = guard
+        self._begun: Callable[[], None] | None = begun
         self._closed = False
         self._backward = False
 
     def install(self, modules: Mapping[str, nn.Module]) -> None:
         """Put forward hooks on these modules; they are taken away by `remove`."""
         self._hooks.install(modules)
+        self._modules = modules
 
     def remove(self) -> None:
         """Take every module hook away. Hooks on graph nodes go with the graph."""
@@ -75,6 +82,7 @@ class Probe:
         self._threads = threading.local()
         self._places.clear()
         self._checkpoint = None
+        self._modules = {}
         self.seen = []
 
     # --- forward -----------------------------------------------------------------------------
@@ -95,6 +103,10 @@ class Probe:
     def backward_ended(self, *, renewed: bool) -> None:
         """If the gradients were begun anew, keep only the calls that this backward came through:
         the optimizer will not see what those before it gave."""
+        for seen in self.seen:
+            replay, seen.replay = seen.replay, None if seen.touched else seen.replay
+            if replay is not None and seen.touched and (times := replay.run()) is not None:
+                seen.times.append(self.transfer.add(times))
         if renewed:
             kept = {seen.top for seen in self.seen if seen.touched == self.backwards}
             self.seen = [seen for seen in self.seen if seen.top in kept]
@@ -132,6 +144,8 @@ class Probe:
                 seen.ins.add(edge)
                 if (base := graph.base_edge(tensor)) is not None:
                     seen.bases[edge] = base
+        seen.training = self._modules[name].training
+        seen.replay = Replay.of(self._modules[name], args, kwargs)
         seen.first = graph.next_number()
         state.low = min(state.low, seen.first)
         state.stack.append((name, seen))
@@ -150,9 +164,16 @@ class Probe:
             return
         seen.last = graph.next_number()
         passed_on = False
-        for tensor in graph.tensors(output):
+        tensors = list(graph.tensors(output))
+        for i, tensor in enumerate(tensors):
             edge = graph.edge(tensor) if tensor.requires_grad else None
-            seen.outputs.append(state.measured(tensor, edge, self.transfer))
+            row, shared = state.measured(tensor, edge, self.transfer)
+            seen.outputs.append(row)
+            seen.dtype = seen.dtype or str(tensor.dtype).removeprefix("torch.")
+            if shared is not None and len(tensors) == 1:
+                seen.common.append(shared)
+            if edge is not None and seen.replay is not None:
+                seen.replay.outputs[graph.number(edge[0]), edge[1]] = i
             if edge is None:
                 continue
             if edge in seen.ins:  # no output of its own, though it may be used inside as well
@@ -165,6 +186,8 @@ class Probe:
                 seen.bases[edge] = base
         if not seen.outs:
             seen.reason = PASS_THROUGH if passed_on else NO_GRAD_OUTPUT
+        if seen.parent is None and len(tensors) == 1 and tensors[0].requires_grad:
+            seen.answer = tensors[0].detach()
         if seen.layer.weighted:
             state.channel = 1 if "Conv" in seen.layer.kind else -1
         if (
@@ -300,7 +323,17 @@ class Probe:
                 own = internal.get((id(call), (node, nr)))
                 outputs.setdefault(node, []).append((nr, call, own))
         for node, arriving in outputs.items():
-            self._look(node.register_prehook, Probe._arrived, arriving)
+            number = graph.number(node)
+
+            def look(
+                probe: Probe,
+                gradients: Any,
+                calls: list[tuple[int, Seen, Flow | None]],
+                number: int = number,
+            ) -> None:
+                probe._arrived(number, gradients, calls)
+
+            self._look(node.register_prehook, look, arriving)
 
     def _look(
         self, register: Callable[..., object], look: Callable[..., None], at: list[Any]
@@ -319,14 +352,22 @@ class Probe:
 
     # --- backward ----------------------------------------------------------------------------
 
-    def _passed(self, gradients: Any, flows: list[tuple[int, Flow]]) -> None:
+    def _begin(self) -> None:
         self._backward = True
+        if self._begun is not None:
+            begun, self._begun = self._begun, None
+            begun()
+
+    def _passed(self, gradients: Any, flows: list[tuple[int, Flow]]) -> None:
+        self._begin()
         with torch.no_grad():
             for i, flow in flows:
                 flow.add(gradients[i], self.transfer)
 
-    def _arrived(self, gradients: Any, calls: list[tuple[int, Seen, Flow | None]]) -> None:
-        self._backward = True
+    def _arrived(
+        self, node: int, gradients: Any, calls: list[tuple[int, Seen, Flow | None]]
+    ) -> None:
+        self._begin()
         rows: dict[int, int] = {}
         self._checkpoint = next(
             (call for _, call, _ in calls if call.layer.kind == "checkpoint_function"), None
@@ -338,9 +379,21 @@ class Probe:
                 if gradient is None:
                     continue
                 if own is not None and own.total is not None:
-                    call.grad_outputs.append(self.transfer.add(measure(gradient - own.total)))
+                    gradient = gradient - own.total
                     own.total = None
+                    call.grad_outputs.append(self.transfer.add(measure(gradient)))
+                    self._keep(call, (node, nr), gradient)
                     continue
+                self._keep(call, (node, nr), gradient)
                 if nr not in rows:
                     rows[nr] = self.transfer.add(measure(gradient))
                 call.grad_outputs.append(rows[nr])
+
+    def _keep(self, call: Seen, place: Place, gradient: Tensor) -> None:
+        """Look at what needs the gradient itself and not only its statistics."""
+        answer, call.answer = call.answer, None
+        if answer is not None and readable(answer, gradient):
+            call.answered = self.transfer.add(read_targets(answer, gradient))
+        replay = call.replay
+        if replay is not None and place in replay.outputs:
+            replay.gradients[replay.outputs[place]] = gradient.detach()

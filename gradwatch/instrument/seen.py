@@ -6,7 +6,8 @@ from torch import Tensor
 
 from gradwatch.core.record import NO_GRAD_INPUT, Layer
 from gradwatch.instrument.graph import LEAF, Edge, Place, number
-from gradwatch.instrument.kernel import measure, squares
+from gradwatch.instrument.kernel import common, measure, squares
+from gradwatch.instrument.replay import Replay
 from gradwatch.instrument.transfer import Transfer
 
 
@@ -48,9 +49,13 @@ class Seen:
 
     __slots__ = (
         "active",
+        "answer",
+        "answered",
         "bases",
         "children",
+        "common",
         "cut",
+        "dtype",
         "ends",
         "entered",
         "first",
@@ -64,7 +69,10 @@ class Seen:
         "outs",
         "parent",
         "reason",
+        "replay",
+        "times",
         "touched",
+        "training",
     )
 
     def __init__(self, layer: Layer, index: int, parent: Seen | None) -> None:
@@ -85,6 +93,14 @@ class Seen:
         self.ends: set[Place] = set()
         self.reason = NO_GRAD_INPUT
         self.touched = 0
+        self.common: list[int] = []
+        self.dtype = ""
+        self.training = True
+        self.answer: Tensor | None = None
+        """The output of an outermost call, until its gradient has come."""
+        self.answered: int | None = None
+        self.replay: Replay | None = None
+        self.times: list[int] = []
 
     def forget(self) -> None:
         """Let go of the graph: a forward pass that no backward follows must not stay alive."""
@@ -114,15 +130,23 @@ class Pass:
         self.visited: set[int] = set()
         self.indices: dict[str, int] = {}
         self.operations: dict[tuple[str, Seen | None], int] = {}
-        self.rows: dict[tuple[Place, int], int] = {}
+        self.rows: dict[tuple[Place, int], tuple[int, int | None]] = {}
         self.low = LEAF
         self.channel = -1
 
-    def measured(self, tensor: Tensor, edge: Edge | None, transfer: Transfer) -> int:
-        """Measure an output once, though a module and the containers around it all give it."""
+    def measured(
+        self, tensor: Tensor, edge: Edge | None, transfer: Transfer
+    ) -> tuple[int, int | None]:
+        """Measure an output once, though a module and the containers around it all give it:
+        its statistics, and what its samples have in common."""
         if edge is None or tensor.grad_fn is None:
-            return transfer.add(measure(tensor))
+            return _measured(tensor, transfer)
         key = ((number(edge[0]), edge[1]), tensor._version)
         if key not in self.rows:
-            self.rows[key] = transfer.add(measure(tensor))
+            self.rows[key] = _measured(tensor, transfer)
         return self.rows[key]
+
+
+def _measured(tensor: Tensor, transfer: Transfer) -> tuple[int, int | None]:
+    shared = common(tensor)
+    return transfer.add(measure(tensor)), None if shared is None else transfer.add(shared)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import Columns, History, Pulse
 from gradwatch.core.progress import Progress
-from gradwatch.core.record import REASONS, Call, Layer, Parameter, Record
+from gradwatch.core.record import REASONS, Call, Group, Layer, Parameter, Record
 from gradwatch.core.remedy import CannotPrescribe, Prescription
 from gradwatch.core.report import Report
 from gradwatch.core.runfolder import Run, RunWriter, read
@@ -61,8 +61,17 @@ actives = st.none() | st.builds(
     st.lists(st.integers(0, 2**33), max_size=3).map(lambda units: np.asarray(units, np.int64)),
 )
 layers = st.builds(Layer, texts, texts, st.booleans(), st.booleans(), shapes, st.booleans())
+numbers = st.none() | st.floats()
+groups = st.builds(Group, texts, numbers, numbers, numbers, numbers, numbers, st.booleans())
 parameters = st.builds(
-    Parameter, texts, shapes, st.booleans(), st.booleans(), stats, stats, stats, stats
+    Parameter,
+    *(texts, shapes, st.booleans(), st.booleans(), stats, stats, stats, stats),
+    held=st.none() | st.booleans(),
+    group=st.none() | st.integers(0, 3),
+    dtype=texts,
+    common=numbers,
+    descent=numbers,
+    carried=numbers,
 )
 
 
@@ -81,6 +90,10 @@ def records(draw: st.DrawFn, step: int = 0) -> Record:
                 draw(stats),
                 draw(stats),
                 draw(actives),
+                draw(numbers),
+                draw(texts),
+                draw(st.booleans()),
+                tuple(draw(st.lists(st.floats(), max_size=3))),
             )
         )
     return Record(
@@ -91,7 +104,8 @@ def records(draw: st.DrawFn, step: int = 0) -> Record:
         draw(st.none() | st.floats(allow_nan=False) | st.just(math.nan)),
         draw(texts),
         tuple(draw(st.lists(texts, max_size=2))),
-        tuple(draw(st.lists(st.floats(0, 1), max_size=2))),
+        tuple(draw(st.lists(groups, max_size=2))),
+        tuple(draw(st.lists(st.floats(), max_size=3))),
     )
 
 
