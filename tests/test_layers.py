@@ -19,11 +19,14 @@ LAYERS = {
     "gradwatch": ("", ""),
     "gradwatch.core": (CORE, ""),
     "gradwatch.core.report": (CORE, "gradwatch.sinks.console"),  # print(watcher.report())
+    "gradwatch.core.verdict": (CORE, "gradwatch.sinks.verdicts"),  # print(trial(...))
     "gradwatch.data": ("numpy", ""),
     "gradwatch.detectors": (CORE, ""),
     "gradwatch.remedies": (CORE, "torch"),
+    "gradwatch.remedies._modules": ("torch", ""),
     "gradwatch.sinks": (CORE, ""),
     "gradwatch.sinks.console": (f"{CORE} rich gradwatch.sinks._text", ""),
+    "gradwatch.sinks.verdicts": (f"{CORE} rich gradwatch.sinks._text", ""),
     "gradwatch.sinks.tensorboard": (f"torch tensorboard {CORE} gradwatch.sinks._text", ""),
     "gradwatch.viewer": (f"{CORE} gradwatch.sinks._text", ""),
     "gradwatch.demo": (
@@ -37,6 +40,11 @@ LAYERS = {
     "gradwatch.checking.constant": ("torch", ""),
     "gradwatch.checking.patient": ("torch numpy gradwatch.checking.batch", ""),
     "gradwatch.checkup": (f"{TORCH} {CHECKUP}", ""),
+    "gradwatch.trying": (
+        f"{TORCH} {CHECKUP} gradwatch.remedies._modules gradwatch.watcher",
+        "",
+    ),
+    "gradwatch.trials": (f"{TORCH} {CHECKUP} gradwatch.trying", ""),
     "gradwatch.testing": (f"{TORCH} {CHECKUP} gradwatch.watcher gradwatch.sinks._text", ""),
     "gradwatch.checking.command": (
         f"{CORE} rich gradwatch.sinks {CHECKUP} gradwatch.checkup gradwatch.testing",

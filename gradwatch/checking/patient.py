@@ -67,7 +67,7 @@ def patient(
 
 
 @contextmanager
-def seeded(values: Iterable[Any] = ()) -> Iterator[None]:
+def seeded(values: Iterable[Any] = (), seed: int = SEED) -> Iterator[None]:
     """Seed the random generators (those of Python, numpy, torch, and of the devices that hold the
     values), and put them back to where they were afterwards."""
     devices = sorted(
@@ -79,11 +79,11 @@ def seeded(values: Iterable[Any] = ()) -> Iterator[None]:
     )
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=devices):
-        torch.default_generator.manual_seed(SEED)
+        torch.default_generator.manual_seed(seed)
         for device in devices:
-            torch.cuda.default_generators[device].manual_seed(SEED)
-        random.seed(SEED)
-        np.random.seed(SEED)
+            torch.cuda.default_generators[device].manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)
         try:
             yield
         finally:

@@ -13,6 +13,10 @@ class CannotPrescribe(Exception):
     """A remedy does not fit this model; the message says why, to be shown to the user."""
 
 
+class CannotApply(Exception):
+    """A prescription cannot be carried out on this model; the message says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prescription:
     """A change to make, as code to paste."""
@@ -27,6 +31,15 @@ class Prescription:
     """False when the code must be adapted by hand: the place is no module that can be replaced."""
     per_step: bool = False
     """True when it belongs between `backward()` and `optimizer.step()`, else before training."""
+    runs: str = ""
+    """What a trial executes in its place; empty where that is the code itself. It has the recorded
+    `batches` and `loss_fn` in scope, too, and the classes of `gradwatch.remedies.modules`: a model
+    that is treated with these can be pickled, and code that is pasted needs no gradwatch."""
+    of_optimizer: bool = False
+    """True when the code changes or replaces the `optimizer`, and so comes after it is made."""
+    changes_loss: bool = False
+    """True when losses before and after are no longer in the same units (another loss function,
+    other targets): only what the answers are worth can be compared."""
     answers: str = ""
     """The finding and the cause that it answers: `vanishing-gradient: activation`."""
 

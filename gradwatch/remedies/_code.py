@@ -6,8 +6,10 @@ They reach the code through `repr` only, in comments as well.
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 WIDTH: Final = 88
@@ -94,3 +96,12 @@ def mention(names: Sequence[str]) -> str:
 def counted(number: int, noun: str) -> str:
     """Return `1 layer`, `2 layers`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def definition(*names: str) -> str:
+    """Return the source of classes of `_modules`, to be pasted before what uses them."""
+    source = Path(__file__).with_name("_modules.py").read_text(encoding="utf-8")
+    found = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
+    lines = source.splitlines()
+    parts = ("\n".join(lines[found[name].lineno - 1 : found[name].end_lineno]) for name in names)
+    return re.sub(r"  # (type|noqa).*", "", "\n\n\n".join(parts)) + "\n\n\n"

@@ -52,6 +52,7 @@ class LowerLearningRate:
             self.name,
             f"Multiply the learning rate by {self.factor:g}, and begin with fresh weights",
             _scale(self.factor),
+            of_optimizer=True,
             answers=_reading.answers(finding, self),
         )
 
@@ -97,6 +98,7 @@ class RaiseLearningRate:
             self.name,
             f"Multiply the learning rate by {factor:g}",
             _scale(factor),
+            of_optimizer=True,
             answers=_reading.answers(finding, self),
         )
 

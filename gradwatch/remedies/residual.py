@@ -5,25 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from gradwatch.core.finding import Finding
 from gradwatch.core.record import Record
 from gradwatch.core.remedy import CannotPrescribe, Prescription
 from gradwatch.remedies import _code, _reading
 from gradwatch.remedies._reading import Place
-
-_CLASS: Final = """\
-class Residual(torch.nn.Module):
-    def __init__(self, branch):
-        super().__init__()
-        self.branch = branch
-
-    def forward(self, x):
-        return x + self.branch(x)
-
-
-"""
 
 
 @dataclass(frozen=True)
@@ -72,8 +59,9 @@ class Residual:
         return Prescription(
             self.name,
             f"Add skip connections around {_code.counted(len(blocks) or len(by_hand), 'block')}",
-            _wrap(blocks) if blocks else _advice(by_hand),
+            _code.definition("Residual") + _wrap(blocks) if blocks else _advice(by_hand),
             runnable=bool(blocks),
+            runs=_wrap(blocks) if blocks else "",
             answers=_reading.answers(finding, self),
         )
 
@@ -128,7 +116,7 @@ def _blocks(square: Sequence[Place], record: Record) -> list[tuple[str, ...]]:
 
 def _wrap(blocks: Sequence[tuple[str, ...]]) -> str:
     return f"""\
-{_CLASS}blocks = {_code.tuples(blocks)}
+blocks = {_code.tuples(blocks)}
 new = {{}}
 for block in blocks:
     layer, *rest = [model.get_submodule(name) for name in block]

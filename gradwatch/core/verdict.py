@@ -1,0 +1,145 @@
+"""A `Verdict` says what a remedy did to a copy of the model, beside copies that did not get it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gradwatch.core.finding import Finding, Severity
+from gradwatch.core.remedy import Prescription
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one kind of copy, over the seeds that it was trained with."""
+
+    losses: tuple[float, ...]
+    """The loss at the end, one per seed: the median of its last tenth."""
+    skills: tuple[float | None, ...]
+    """How far the answers are better than the best constant one (0) on the way to the perfect one
+    (1), per seed; None where that cannot be read from the loss."""
+    steps: int
+    """Optimizer steps that each was trained for."""
+    findings: tuple[Finding, ...] = ()
+    """What the detectors said at the end of the first seed's training."""
+    bits: float | None = None
+    """Bits that the gradient had lost (negative) on its way to the first layer, at the end."""
+    seconds: float = 0.0
+    """Time per step, unwatched."""
+    parameters: int = 0
+    """Trainable elements."""
+
+    @property
+    def loss(self) -> float:
+        """The median over the seeds."""
+        return _median(self.losses)
+
+    @property
+    def skill(self) -> float | None:
+        """The median over the seeds; None where one is not known."""
+        known = [skill for skill in self.skills if skill is not None]
+        return _median(known) if len(known) == len(self.skills) > 0 else None
+
+    @property
+    def spread(self) -> float:
+        """Largest minus smallest loss over the seeds."""
+        return max(self.losses) - min(self.losses)
+
+    @property
+    def sick(self) -> bool:
+        """Whether something worse than a note was found at its end."""
+        return any(finding.severity >= Severity.WARNING for finding in self.findings)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One remedy, or several together, as it was measured."""
+
+    prescriptions: tuple[Prescription, ...]
+    """What was done, in this order."""
+    recommended: bool
+    """Whether it helped more than doing nothing, new weights, and a remedy taken at random."""
+    reason: str
+    """One sentence with numbers."""
+    treated: Outcome
+    untreated: Outcome
+    steps_to_match: int | None = None
+    """Steps after which it had the loss that the untreated copy had at its end; None if never."""
+    model: Any = field(default=None, compare=False, repr=False)
+    """A treated copy of the model, not trained: to go on with. It can be pickled."""
+
+    @property
+    def name(self) -> str:
+        """The remedies' names, joined by " + "."""
+        return " + ".join(one.remedy for one in self.prescriptions)
+
+    @property
+    def title(self) -> str:
+        """What to do, in one line."""
+        first, *rest = [one.title for one in self.prescriptions]
+        return ", and ".join([first, *(title[:1].lower() + title[1:] for title in rest)])
+
+    @property
+    def code(self) -> str:
+        """The change, as code for this model."""
+        return "\n\n".join(one.code for one in self.prescriptions)
+
+    @property
+    def bits_recovered(self) -> float | None:
+        """Bits of the gradient that the first layer gets more than in the untreated copy."""
+        if self.treated.bits is None or self.untreated.bits is None:
+            return None
+        return self.treated.bits - self.untreated.bits
+
+    @property
+    def more_parameters(self) -> float:
+        """Trainable elements in relation to the untreated copy, minus 1."""
+        return self.treated.parameters / max(1, self.untreated.parameters) - 1
+
+    @property
+    def more_time(self) -> float:
+        """Time per step in relation to the untreated copy, minus 1."""
+        return self.treated.seconds / self.untreated.seconds - 1 if self.untreated.seconds else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts(Sequence[Verdict]):
+    """The result of a trial: all verdicts, the best first."""
+
+    verdicts: tuple[Verdict, ...]
+    untreated: Outcome
+    reseeded: Outcome | None
+    """The control with new weights; None when it was not reached."""
+    not_reached: tuple[str, ...] = ()
+    """Candidates for which the budget did not last."""
+    not_applied: tuple[str, ...] = ()
+    """Candidates that could not be applied to this model, each with its reason."""
+    seconds: float = 0.0
+    summary: str = ""
+    """The result in one sentence; "nothing helps" is one."""
+
+    @property
+    def recommended(self) -> tuple[Verdict, ...]:
+        """Those that helped."""
+        return tuple(verdict for verdict in self.verdicts if verdict.recommended)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.verdicts[index]
+
+    def __len__(self) -> int:
+        return len(self.verdicts)
+
+    def __iter__(self) -> Iterator[Verdict]:
+        return iter(self.verdicts)
+
+    def __str__(self) -> str:
+        from gradwatch.sinks.verdicts import to_text
+
+        return to_text(self)
+
+
+def _median(values: Sequence[float]) -> float:
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else 0.5 * (ordered[middle - 1] + ordered[middle])

@@ -1,0 +1,87 @@
+"""The terminal: what a trial measured, as a table of remedies beside their controls."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator
+from typing import Final
+
+from rich import console as rich_console
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from gradwatch.core.verdict import Outcome, Verdict, Verdicts
+from gradwatch.sinks._text import clean, code_lines, for_encoding
+
+WIDTH: Final = 100
+MAX_NAMES: Final = 6
+"""Candidates that were not reached or could not be applied and are named; the rest is counted."""
+
+
+def to_text(verdicts: Verdicts) -> str:
+    """Return the page as text."""
+    console = rich_console.Console(file=io.StringIO(), width=WIDTH)
+    with console.capture() as capture:
+        console.print(Group(*render(verdicts)))
+    lines = [line.rstrip() for line in capture.get().split("\n")]
+    return for_encoding("\n".join(lines).strip("\n"), sys.stdout.encoding)
+
+
+def render(verdicts: Verdicts) -> Iterator[RenderableType]:
+    """Yield the parts of the page: the result, the table, the code of the best."""
+    yield Text(clean(verdicts.summary), style="bold")
+    if verdicts.verdicts:
+        yield _table(verdicts)
+    best = next(iter(verdicts.recommended), None)
+    if best is not None:
+        yield Text("\nThe change:", style="bold")
+        yield Padding(Text("\n".join(code_lines(best.code))), (0, 0, 0, 2))
+    yield from _rest("not reached within the budget", verdicts.not_reached)
+    yield from _rest("cannot be applied here", verdicts.not_applied)
+    yield Text(f"{verdicts.seconds:.0f} s", style="dim")
+
+
+def _table(verdicts: Verdicts) -> Table:
+    table = Table("", "tried", "loss", "skill", "bits", "matches after", "cost", box=None)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for verdict in verdicts:
+        table.add_row(
+            Text("✓" if verdict.recommended else ""),
+            Text(clean(verdict.name)),
+            *_measured(verdict.treated),
+            _bits(verdict),
+            "never" if verdict.steps_to_match is None else f"{verdict.steps_to_match} steps",
+            _cost(verdict),
+            style="bold" if verdict.recommended else "",
+        )
+    controls = [("untreated", verdicts.untreated), ("new weights", verdicts.reseeded)]
+    for name, control in controls:
+        if control is not None:
+            table.add_row("", name, *_measured(control), "", "", "", style="dim")
+    return table
+
+
+def _measured(outcome: Outcome) -> tuple[str, str]:
+    spread = f" ±{outcome.spread / 2:.1g}" if len(outcome.losses) > 1 else ""
+    skill = outcome.skill
+    return f"{outcome.loss:.4g}{spread}", "" if skill is None else f"{skill:.0%}"
+
+
+def _bits(verdict: Verdict) -> str:
+    recovered = verdict.bits_recovered
+    return "" if recovered is None else f"{recovered:+.0f}"
+
+
+def _cost(verdict: Verdict) -> str:
+    return f"{verdict.more_time:+.0%} time, {verdict.more_parameters:+.0%} weights"
+
+
+def _rest(what: str, names: tuple[str, ...]) -> Iterator[Text]:
+    if names:
+        shown = "; ".join(names[:MAX_NAMES])
+        more = f"; and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+        yield Text(f"{len(names)} {what}: {clean(shown)}{more}", style="dim")

@@ -1,0 +1,141 @@
+"""The race: all candidates start, the worse half drops out, and few are measured well.
+
+Every arm (the untreated copy, the controls, each candidate) trains from the same state on the same
+recorded batches in the same order. Nothing is kept between the rounds but numbers: a copy lives for
+one training only, so that a trial needs the memory of one more model and not of all of them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from gradwatch.checking.batch import StepFailed
+from gradwatch.core.remedy import CannotApply, Prescription
+from gradwatch.core.verdict import Outcome
+from gradwatch.trying.twin import Case, Course, make, train
+
+ROUNDS: Final = (1 / 8, 1 / 2)
+"""Parts of the steps for which the candidates of the first rounds are trained, with one seed."""
+KEPT: Final = (8, 4)
+"""Candidates that go on after these rounds."""
+
+
+@dataclass
+class Arm:
+    """One way to go on, and how it went so far."""
+
+    prescriptions: tuple[Prescription, ...] = ()
+    reseed: bool = False
+    courses: dict[int, Course] = field(default_factory=dict)
+    """By seed, of the last round."""
+    failed: str = ""
+    """Why it could not be applied, or broke off."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in a list."""
+        names = " + ".join(one.remedy for one in self.prescriptions)
+        return names or ("new weights" if self.reseed else "untreated")
+
+    @property
+    def changes_loss(self) -> bool:
+        """Whether its loss is in other units."""
+        return any(one.changes_loss for one in self.prescriptions)
+
+
+class Budget:
+    """Counts seconds and says when they are over; calls `on_step` for a progress bar."""
+
+    def __init__(self, seconds: float, on_step: Callable[[str], None] | None) -> None:
+        self._end = time.perf_counter() + seconds
+        self._on_step = on_step
+        self.doing = ""
+
+    @property
+    def left(self) -> float:
+        """Seconds that remain."""
+        return self._end - time.perf_counter()
+
+    def stop(self) -> None:
+        """End it here."""
+        self._end = -math.inf
+
+    def tick(self) -> None:
+        """Count a step; raises `OutOfTime`."""
+        if self._on_step is not None:
+            self._on_step(self.doing)
+        if self.left < 0:
+            raise OutOfTime
+
+
+class OutOfTime(Exception):
+    """The budget is spent."""
+
+
+def run(
+    case: Case, arm: Arm, steps: int, budget: Budget, *, seed: int = 0, watch: bool = False
+) -> bool:
+    """Train an arm with one seed and note how it went; returns whether it could be done."""
+    budget.doing = arm.name
+    try:
+        twin = make(case, arm.prescriptions, reseed=arm.reseed, seed=seed)
+        arm.courses[seed] = train(
+            twin, case.batches, steps, seed=seed, watch=watch, on_step=budget.tick
+        )
+    except CannotApply as reason:
+        arm.failed = str(reason)
+    except StepFailed as reason:  # what was changed does not fit: a shape, a type
+        arm.failed = f"{arm.name} made the step fail: {reason}"
+    else:
+        return True
+    return False
+
+
+def worth(arm: Arm) -> tuple[float, float]:
+    """A key for sorting: the better answers first, then the smaller loss."""
+    course = arm.courses.get(0)
+    if course is None or not math.isfinite(course.end):
+        return (math.inf, math.inf)
+    skill = course.skill
+    if skill is None:
+        return (0.0, math.inf if arm.changes_loss else course.end)
+    return (-skill, course.end)
+
+
+def halve(
+    case: Case, arms: Sequence[Arm], steps: int, budget: Budget, kept: Sequence[int] = KEPT
+) -> tuple[list[Arm], list[Arm]]:
+    """Run the first rounds. Returns who goes on, the best first, and who was not reached."""
+    running = list(arms)
+    for part, number in zip(ROUNDS, kept, strict=True):
+        done: list[Arm] = []
+        try:
+            for arm in running:
+                if run(case, arm, max(20, int(part * steps)), budget):
+                    done.append(arm)
+        except (OutOfTime, KeyboardInterrupt) as stop:
+            missing = [a for a in running if a not in done and not a.failed]
+            if isinstance(stop, KeyboardInterrupt):
+                budget.stop()
+            return sorted(done, key=worth), missing
+        running = sorted(done, key=worth)[:number]
+    return running, []
+
+
+def outcome(arm: Arm, parameters: int) -> Outcome:
+    """Sum up the last round of an arm."""
+    courses = [arm.courses[seed] for seed in sorted(arm.courses)]
+    first = courses[0]
+    return Outcome(
+        tuple(course.end for course in courses),
+        tuple(course.skill for course in courses),
+        len(first.losses),
+        first.report.findings if first.report is not None else (),
+        first.bits,
+        min(course.seconds for course in courses),
+        parameters,
+    )
