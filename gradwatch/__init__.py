@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from gradwatch.core.finding import Cause, Finding, Severity
     from gradwatch.core.remedy import Prescription
     from gradwatch.core.report import Report
+    from gradwatch.core.verdict import Verdict, Verdicts
+    from gradwatch.trials import trial
     from gradwatch.watcher import Watcher, watch
 
 __version__ = "0.1.0"
@@ -27,8 +29,11 @@ _HOMES = {
     "Severity": "gradwatch.core.finding",
     "Prescription": "gradwatch.core.remedy",
     "Report": "gradwatch.core.report",
+    "Verdict": "gradwatch.core.verdict",
+    "Verdicts": "gradwatch.core.verdict",
     "Watcher": "gradwatch.watcher",
     "diagnose": "gradwatch.checkup",
+    "trial": "gradwatch.trials",
     "watch": "gradwatch.watcher",
 }
 
@@ -38,9 +43,12 @@ __all__ = [
     "Prescription",
     "Report",
     "Severity",
+    "Verdict",
+    "Verdicts",
     "Watcher",
     "__version__",
     "diagnose",
+    "trial",
     "watch",
 ]
 

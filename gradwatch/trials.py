@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from gradwatch.checking.batch import LossFn, WrongType, WrongValue, check_arguments
+from gradwatch.checking.batch import LossFn, StepFailed, WrongType, WrongValue, check_arguments
 from gradwatch.checking.patient import patient, unwrapped
 from gradwatch.core import catalog
 from gradwatch.core.remedy import Remedy
@@ -87,8 +87,8 @@ def _raced(
     case: Case, steps: int, clock: Budget, remedies: Sequence[Remedy], start: float
 ) -> Verdicts:
     untreated, reseeded = Arm(), Arm(reseed=True)
-    if not run(case, untreated, steps, clock, watch=True):
-        raise RuntimeError(untreated.failed)
+    if not run(case, untreated, steps, clock.endless(), watch=True):
+        raise StepFailed(untreated.failed)
     found = candidates(untreated.courses[0].report, remedies)
     arms = [Arm((one,)) for one in found.prescriptions]
     finalists: list[Arm] = []

@@ -15,6 +15,7 @@ from gradwatch.core.progress import Progress, progress
 from gradwatch.core.record import Record
 from gradwatch.core.remedy import CannotPrescribe, Prescription, Remedy
 from gradwatch.core.triage import triage
+from gradwatch.core.waivers import Waiver, waivers
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Report:
     notes: tuple[str, ...] = ()
     """What could not be observed or prescribed, and why."""
     run_folder: str | None = None
+    waivers: tuple[Waiver, ...] = ()
+    """What is zero as it should be, is not counted, and why."""
 
     @property
     def severity(self) -> Severity | None:
@@ -101,6 +104,7 @@ def examine(
         progress(history),
         tuple(said),
         run_folder,
+        waivers(history),
     )
 
 

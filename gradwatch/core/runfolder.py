@@ -19,6 +19,7 @@ from gradwatch.core.report import Report, prescribe
 from gradwatch.core.runfolder_format import FOLDER, segments
 from gradwatch.core.runfolder_segment import DAMAGE, FutureVersion, Segment, Verdict
 from gradwatch.core.runfolder_writer import RunWriter
+from gradwatch.core.waivers import waivers
 
 __all__ = ["FutureVersion", "Run", "RunWriter", "read"]
 
@@ -59,6 +60,7 @@ class Run:
             progress=self.progress or progress(self.history),
             notes=tuple(dict.fromkeys(said)),
             run_folder=str(self.path),
+            waivers=waivers(self.history),
         )
 
 

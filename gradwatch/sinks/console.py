@@ -24,6 +24,7 @@ from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.ledger import KindTotal, Ledger
 from gradwatch.core.remedy import Prescription
 from gradwatch.core.report import Report
+from gradwatch.core.waivers import Waiver
 from gradwatch.sinks._text import (
     GAINED,
     LEVELS,
@@ -45,6 +46,8 @@ MAX_CODES: Final = 5
 """Prescriptions that are shown with their code; those after are variants or less to the point."""
 MAX_KINDS: Final = 12
 """Kinds of layer in the ledger; the rest is added up in one line."""
+MAX_WAIVERS: Final = 6
+"""Waivers with their reasons; of more, only what they are called."""
 
 STYLES: Final = {
     Severity.CRITICAL: "bold red",
@@ -118,6 +121,12 @@ def render(report: Report) -> Iterator[RenderableType]:
         yield _heading("What to try, one at a time")
         for number, prescription in enumerate(report.prescriptions, start=1):
             yield from _prescription(number, prescription, code=number <= MAX_CODES)
+    if report.waivers:
+        yield _heading("Not counted, and why")
+        yield from map(_waiver, report.waivers[:MAX_WAIVERS])
+        if rest := report.waivers[MAX_WAIVERS:]:
+            others = ", ".join(dict.fromkeys(name(waiver.name) for waiver in rest))
+            yield _indented(Text(f"and {len(rest)} more: {others}", "dim"))
     if report.notes:
         yield _heading("Not covered")
         yield from (_indented(Text(clean(note))) for note in report.notes)
@@ -184,6 +193,13 @@ def _places(names: Sequence[str]) -> str:
     if len(labels) <= 4:
         return ", ".join(labels)
     return f"{labels[0]}, {labels[1]}, ... {labels[-1]}: {len(labels)} in all"
+
+
+def _waiver(waiver: Waiver) -> RenderableType:
+    labels = [name(parameter) for parameter in waiver.parameters]
+    named = labels if len(labels) <= 2 else [f"{labels[0]} and {len(labels) - 1} more"]
+    what = f"{', '.join(named)}: " if named else ""
+    return _indented(Text.assemble(what, (clean(waiver.reason), "dim")))
 
 
 def _balance(ledger: Ledger) -> Iterator[RenderableType]:

@@ -29,9 +29,12 @@ def candidates(report: Report | None, remedies: Iterable[Remedy]) -> Candidates:
     """Ask every remedy what it would do with this model."""
     if report is None or report.record is None:
         return Candidates((), ())
-    found = [one for one in report.prescriptions if one.runnable]
+    remedies = tuple(remedies)
+    wanted = {remedy.name for remedy in remedies}
+    answering = [one for one in report.prescriptions if one.remedy in wanted]
+    found = [one for one in answering if one.runnable]
+    named = {one.remedy for one in answering}
     refused = []
-    named = {one.remedy for one in report.prescriptions}
     finding = next((f for f in report.findings if not f.because_of), UNKNOWN)
     for remedy in remedies:
         if remedy.name in named:

@@ -60,6 +60,10 @@ class Budget:
         """Seconds that remain."""
         return self._end - time.perf_counter()
 
+    def endless(self) -> Budget:
+        """Return one that never ends: without the untreated copy nothing can be said at all."""
+        return Budget(math.inf, self._on_step)
+
     def stop(self) -> None:
         """End it here."""
         self._end = -math.inf

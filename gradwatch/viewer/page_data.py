@@ -53,6 +53,10 @@ def page_data(report: Report, history: History) -> dict[str, Any]:
             for prescription in report.prescriptions
         ],
         "ledger": _ledger(report),
+        "waivers": [
+            {"reason": clean(waiver.reason), "parameters": _labels(waiver.parameters)}
+            for waiver in report.waivers
+        ],
         "pulse": pulse_data(history),
         "notes": [clean(note) for note in report.notes],
     }

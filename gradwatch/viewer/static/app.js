@@ -1,7 +1,7 @@
 // The page of one run. `render` takes the data that the report carries, or that a server sends.
 
 import { el } from "./dom.js";
-import { findings, notes, prescriptions, verdict } from "./findings.js";
+import { findings, notes, prescriptions, verdict, waivers } from "./findings.js";
 import { ledger } from "./ledger.js";
 import { timeline } from "./timeline.js";
 
@@ -15,7 +15,7 @@ export async function render(root, data) {
     verdict(data),
     el("main", {}, ...[
       findings(data.findings), prescriptions(data.prescriptions), chart.element,
-      ledger(data.ledger), notes(data.notes),
+      ledger(data.ledger), waivers(data.waivers), notes(data.notes),
     ].filter(Boolean)),
     el("footer", { class: "muted" }, `gradwatch ${data.gradwatch}`));
   let width = 0;

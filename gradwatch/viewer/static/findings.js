@@ -49,6 +49,14 @@ export function prescriptions(list) {
       code(each.code))));
 }
 
+/** Return the section of what is zero as it should be. */
+export function waivers(list) {
+  if (!list.length) return null;
+  return section("waivers", "Not counted, and why",
+    el("ul", {}, list.map(({ parameters, reason }) => el("li", {},
+      places(parameters, "parameter"), parameters.length ? ": " : "", prose(reason)))));
+}
+
 /** Return the section of what was not covered. */
 export function notes(list) {
   if (!list.length) return null;
@@ -64,11 +72,11 @@ function since({ since, until }) {
   return until > since ? `steps ${since} to ${until}` : `step ${since}`;
 }
 
-function places(layers) {
+function places(layers, what = "layer") {
   const names = (list) => list.flatMap((layer, i) => [i ? ", " : "", el("code", {}, layer)]);
   if (layers.length <= MAX_NAMED) return names(layers);
   return el("details", { class: "inline" }, el("summary", {},
-    names(layers.slice(0, 2)), " … ", el("code", {}, layers.at(-1)), ` (${count(layers.length, "layer")})`),
+    names(layers.slice(0, 2)), " … ", el("code", {}, layers.at(-1)), ` (${count(layers.length, what)})`),
     names(layers));
 }
 
