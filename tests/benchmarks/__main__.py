@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+
+README = Path(__file__).parents[2] / "README.md"
 
 
 def main() -> None:
@@ -14,15 +17,32 @@ def main() -> None:
     detecting = commands.add_parser("detection", help="what is found in the corpus, and by whom")
     detecting.add_argument("--quick", action="store_true", help="every eighth case")
     detecting.add_argument("--only", nargs="+", metavar="NAME", help="cases; all if left out")
+    detecting.add_argument(
+        "--unseen", metavar="MODULE", help="another corpus: path or name of a module with CASES"
+    )
+    detecting.add_argument(
+        "--json", type=Path, metavar="FILE", help="write what was said of each training"
+    )
+    detecting.add_argument(
+        "--readme", action="store_true", help="write the README's table: needs the whole corpus"
+    )
     arguments = parser.parse_args()
     if arguments.benchmark == "overhead":
         from tests.benchmarks import overhead
 
         overhead.main(quick=arguments.quick)
-    else:
-        from tests.benchmarks import detection
+        return
+    if arguments.readme and (arguments.quick or arguments.only or arguments.unseen):
+        detecting.error("--readme is for the whole corpus: without --quick, --only and --unseen")
+    from tests.benchmarks import detection
 
-        detection.main(arguments.only, quick=arguments.quick)
+    detection.main(
+        arguments.only,
+        quick=arguments.quick,
+        unseen=arguments.unseen,
+        to_json=arguments.json,
+        readme=README if arguments.readme else None,
+    )
 
 
 if __name__ == "__main__":

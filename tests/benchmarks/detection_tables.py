@@ -1,11 +1,10 @@
-"""The tables of the detection benchmark: shares of cases, each with its 95 % binomial interval."""
+"""The tables of the detection benchmark: shares of runs, each with its 95 % binomial interval."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Final
 
@@ -13,178 +12,164 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from gradwatch.core.finding import Severity
-from tests.benchmarks.detection import EVERY_N_STEPS, SETTLED, Run, held
+from tests.benchmarks.detection import EVERY_N_STEPS, EXAMS, LATE, SETTLED, SOON, Run, alarms, held
+from tests.benchmarks.detection_measures import (
+    FALSE,
+    HALVES,
+    SICK,
+    TOOLS,
+    Measure,
+    fired,
+    rate,
+    speaks,
+)
 from tests.benchmarks.peers import PEERS
 
-Z: Final = 1.959964
-"""Quantile of the normal distribution for a 95 % interval."""
-HALVES: Final[dict[str, Callable[[Run], bool]]] = {
-    "all": lambda run: True,
-    "development": lambda run: not run.case.held_out,
-    "held out": lambda run: run.case.held_out,
-}
+BY_CLASS: Final = SICK[:4]
+"""The measures that are shown class by class."""
 
 
-def wilson(hits: int, count: int) -> tuple[float, float]:
-    """Return the 95 % Wilson interval of a share; (0, 1) when nothing was counted."""
-    if not 0 <= hits <= count:
-        raise ValueError(f"hits must be from 0 to count = {count}, got {hits}")
-    if not count:
-        return 0.0, 1.0
-    share, z = hits / count, Z * Z / count
-    middle = (share + z / 2) / (1 + z)
-    half = math.sqrt(share * (1 - share) * z + z * z / 4) / (1 + z)
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def rate(hits: Iterable[bool]) -> str:
-    """Return hits, count, share and interval as text."""
-    hits = list(hits)
-    if not hits:
-        return "-"
-    low, high = wilson(sum(hits), len(hits))
-    return f"{sum(hits)}/{len(hits)} {sum(hits) / len(hits):.0%} [{low:.0%}-{high:.0%}]"
-
-
-def render(runs: Sequence[Run]) -> Iterator[RenderableType]:
-    """Yield the tables of all runs, then what to work on: by name in the development half only."""
-    sick, healthy = [r for r in runs if r.case.sick], [r for r in runs if not r.case.sick]
+def render(runs: Sequence[Run], *, halves: bool = True) -> Iterator[RenderableType]:
+    """Yield the tables of all runs, then what to work on: by name in the development half only,
+    and not at all where there are no halves."""
+    sick = [run for run in runs if run.sick]
+    healthy = sum(not run.case.sick for run in runs)
     yield (
-        f"{len(sick)} sick and {len(healthy)} healthy trainings, seed 0, examined at steps 0, 1, 2,"
-        f" 5, 10 and every {EVERY_N_STEPS}. Intervals: Wilson, 95 %. Detected: the labelled finding"
-        " stands in the final report as a warning or worse."
+        f"{len(sick)} sick trainings, {healthy} healthy ones and {sum(run.cured for run in runs)} "
+        "that were repaired (a sick one with its cure), seed 0, examined at steps 0, 1, 2, 5, 10 "
+        f"and every {EVERY_N_STEPS}. Intervals: Wilson, 95 %. Named right: a finding that the "
+        "label allows stands in the final report as a warning or worse. In time: a warning within "
+        f"{SOON:.0%} of the steps after the onset, or {EXAMS} exams if that is later; a critical "
+        f"one within {LATE:.0%}."
     )
+    columns = list(HALVES) if halves else ["all"]
     if sick:
-        yield _recall(sick)
-        yield _delay(sick)
-    if healthy:
-        yield _false_alarms(healthy)
-    yield _peers(sick, healthy)
-    yield _rules(sick, healthy)
-    yield from _to_do([run for run in runs if not run.case.held_out])
+        yield _shares("Sick trainings", SICK, runs, columns)
+        yield _by_class(sick)
+        yield _delay(sick, columns)
+    if len(sick) < len(runs):
+        yield _shares("False alarms", FALSE, runs, columns)
+        yield _false(runs)
+    yield _peers(runs, columns)
+    yield _rules(runs)
+    if halves:
+        yield from _to_do([run for run in runs if not run.case.held_out])
 
 
-def _recall(sick: Sequence[Run]) -> Table:
-    table = Table(
-        *("class", "detected", "as a root", "something said", "right cause", "right layer"),
-        *("development", "held out"),
-        title="Recall by class (cause and layer: of the detected, where the case names one;"
-        " the last two columns: detected)",
-    )
-    table.columns[0].no_wrap = True
-    classes = Counter(run.case.finding for run in sick)
-    rows = [("all", list(sick))]
-    rows += [
-        (name, [r for r in sick if r.case.finding == name]) for name, _ in classes.most_common()
-    ]
-    for name, some in rows:
-        found = [run for run in some if run.found is not None]
-        table.add_row(
-            name,
-            rate(run.found is not None for run in some),
-            rate(run.found is not None and not run.found.because_of for run in some),
-            rate((run.worst() or Severity.NOTE) >= Severity.WARNING for run in some),
-            rate(run.right_cause for run in found),
-            rate(run.right_layer for run in found if run.case.layers),
-            *(
-                rate(run.found is not None for run in some if HALVES[half](run))
-                for half in ("development", "held out")
-            ),
-            end_section=name == "all",
-        )
+def _shares(
+    title: str, measures: Sequence[Measure], runs: Sequence[Run], columns: Sequence[str]
+) -> Table:
+    table = Table("", *columns, "target", title=title)
+    for measure in measures:
+        shares = (rate(measure(filter(HALVES[column], runs))) for column in columns)
+        table.add_row(measure.title, *shares, measure.target)
     return table
 
 
-def _delay(sick: Sequence[Run]) -> Table:
+def _by_class(sick: Sequence[Run]) -> Table:
+    table = Table("class", *(measure.title for measure in BY_CLASS), title="By class")
+    table.columns[0].no_wrap = True
+    for name, _ in Counter(run.case.finding for run in sick).most_common():
+        some = [run for run in sick if run.case.finding == name]
+        table.add_row(name, *(rate(measure(some)) for measure in BY_CLASS))
+    return table
+
+
+def _delay(sick: Sequence[Run], columns: Sequence[str]) -> Table:
     table = Table(
-        *("half", "first", "ever said", "median", "90th percentile", "longest"),
-        title="Delay: steps of the optimizer from onset to the first report of the right finding",
+        *("half", "first", "ever said", "in time", "median", "90th percentile", "longest"),
+        title="Delay: steps of the optimizer from onset to the first report of a right finding",
     )
-    for half, test in HALVES.items():
+    for half in columns:
         for severity in (Severity.WARNING, Severity.CRITICAL):
-            delays = [run.delay(severity) for run in sick if test(run)]
-            known = sorted(delay for delay in delays if delay is not None)
+            some = [run for run in sick if HALVES[half](run)]
+            known = sorted(d for run in some if (d := run.delay(severity)) is not None)
             numbers = (
                 (f"{median(known):g}", str(known[math.ceil(0.9 * len(known)) - 1]), str(known[-1]))
                 if known
                 else ("-", "-", "-")
             )
-            table.add_row(half, str(severity), rate(d is not None for d in delays), *numbers)
+            table.add_row(
+                half,
+                str(severity),
+                rate(run.delay(severity) is not None for run in some),
+                rate(run.in_time(severity) for run in some),
+                *numbers,
+            )
     return table
 
 
-def _false_alarms(healthy: Sequence[Run]) -> Table:
-    table = Table("", *HALVES, title="False alarms on healthy trainings")
-    rows: dict[str, Callable[[Run], bool]] = {
-        "critical, ever": lambda run: run.worst(ever=True) == Severity.CRITICAL,
-        "critical, at the end": lambda run: run.worst() == Severity.CRITICAL,
-        "warning or worse, ever": lambda run: (run.worst(ever=True) or 0) >= Severity.WARNING,
-        "warning or worse, at the end": lambda run: (run.worst() or 0) >= Severity.WARNING,
-        "no more than a note, at the end": lambda run: run.worst() == Severity.NOTE,
-    }
-    for name, test in rows.items():
-        table.add_row(
-            name, *(rate(test(r) for r in healthy if half(r)) for half in HALVES.values())
+def _false(runs: Sequence[Run]) -> Table:
+    table = Table("severity", "finding", "healthy", "repaired", title="What stands falsely")
+    said = {
+        cured: Counter(
+            (finding.severity, finding.name)
+            for run in runs
+            if not run.sick and run.cured is cured
+            for finding in alarms(run.final)
         )
-    names = Counter(
-        (finding.name, finding.severity)
-        for run in healthy
-        for finding in run.final
-        if finding.severity >= Severity.WARNING
-    )
-    for (name, severity), count in names.most_common():
-        table.add_row(f"  {severity}: {name}", str(count))
+        for cured in (False, True)
+    }
+    for key, _ in (said[False] + said[True]).most_common():
+        severity, name = key
+        table.add_row(str(severity), name, str(said[False][key]), str(said[True][key]))
     return table
 
 
-def _peers(sick: Sequence[Run], healthy: Sequence[Run]) -> Table:
+def _peers(runs: Sequence[Run], columns: Sequence[str]) -> Table:
+    columns = [column for column in columns if column != "development"]  # else it is too wide
     table = Table(
-        *("tool", "sick: detected", "healthy: false alarm"),
-        *("development: sick", "healthy", "held out: sick", "healthy", "ever: sick", "healthy"),
+        "tool",
+        *(f"{column}: {who}" for column in (*columns, "ever") for who in ("sick", "not")),
         title=f"Says anything at all: one rule in at least half of the exams after step {SETTLED}"
-        " (last two columns: any rule in any of them)",
+        " (ever: any rule in any of them); sick, and not: healthy or repaired",
     )
-    for tool in ("gradwatch, critical", "gradwatch, warning", *PEERS):
-        fired = partial(_fired, tool)
+    table.columns[0].no_wrap = True
+    sides = [[run for run in runs if run.sick is sick] for sick in (True, False)]
+    for tool in TOOLS:
         table.add_row(
             tool,
             *(
-                rate(any(map(held, fired(run))) for run in some if half(run))
-                for half in HALVES.values()
-                for some in (sick, healthy)
+                rate(speaks(tool, run) for run in filter(HALVES[column], side))
+                for column in columns
+                for side in sides
             ),
-            *(rate(any(map(any, fired(run))) for run in some) for some in (sick, healthy)),
+            *(rate(any(map(any, fired(tool, run))) for run in side) for side in sides),
             end_section=tool == "gradwatch, warning",
         )
     return table
 
 
-def _fired(tool: str, run: Run) -> list[tuple[bool, ...]]:
-    if tool in PEERS:
-        return [fired for (peer, _), fired in run.fired.items() if peer == tool]
-    return [run.settled(Severity.CRITICAL if "critical" in tool else Severity.WARNING)]
-
-
-def _rules(sick: Sequence[Run], healthy: Sequence[Run]) -> Table:
-    table = Table("tool", "rule", "sick: fires", "healthy: fires", title="The same, rule by rule")
+def _rules(runs: Sequence[Run]) -> Table:
+    table = Table(
+        *("tool", "rule", "sick: fires", "healthy or repaired: fires"),
+        title="The same, rule by rule",
+    )
     for peer, rules in PEERS.items():
         for name in rules:
             table.add_row(
                 peer,
                 name,
-                *(rate(held(run.fired[peer, name]) for run in some) for some in (sick, healthy)),
+                *(
+                    rate(held(run.fired[peer, name]) for run in runs if run.sick is sick)
+                    for sick in (True, False)
+                ),
                 end_section=name == list(rules)[-1],
             )
     return table
 
 
 def _to_do(development: Sequence[Run]) -> Iterator[Table]:
-    missed = Table("case", "label", "said", title="Missed, development half")
-    false = Table("case", "said", title="Warned of at the end though healthy, development half")
+    missed = Table("case", "label", "said", title="Not named right, development half")
+    wrong = Table("case", "causes", "on top", title="Named right, but another cause on top")
+    false = Table("case", "", "said", title="Warned of at the end though healthy or repaired")
     for run in development:
         said = ", ".join(f"{f.severity} {f.name} ({f.cause or 'no cause'})" for f in run.final)
-        if run.case.sick and run.found is None:
+        if not run.sick and alarms(run.final):
+            false.add_row(run.case.name, "repaired" if run.cured else "healthy", said)
+        elif run.sick and run.found is None:
             missed.add_row(run.case.name, f"{run.case.finding} ({run.case.cause})", said or "-")
-        elif not run.case.sick and (run.worst() or 0) >= Severity.WARNING:
-            false.add_row(run.case.name, said)
-    yield from (table for table in (missed, false) if table.row_count)
+        elif run.sick and not run.right_cause and run.top is not None:
+            causes = ", ".join(sorted(run.case.right_causes))
+            wrong.add_row(run.case.name, causes, f"{run.top.name} ({run.top.cause or 'no cause'})")
+    yield from (table for table in (missed, wrong, false) if table.row_count)

@@ -54,8 +54,16 @@ class Case:
     """Of a sick one: the cause that it should name."""
     layers: tuple[str, ...] = ()
     """Of a sick one: where the fault is, as names of modules; empty when it is everywhere."""
+    also: frozenset[str] = frozenset()
+    """Of a sick one: other names of findings that are right, too. One fault shows in several ways,
+    and any of these names it: each is true of this training, as the comment beside it says."""
+    causes: frozenset[str] = frozenset()
+    """Of a sick one: other causes that are as true: to remove one of them was seen to cure this
+    training, for three seeds, as the comment beside it says."""
     onset: int = 0
     """Step at which the fault begins."""
+    at_init: bool | None = None
+    """Whether an exam of step 0 can show the fault; by its onset and its cause if None."""
     source: str = ""
     """Where such a failure was reported: a paper, an issue, a forum thread."""
     tags: frozenset[str] = field(default_factory=frozenset)
@@ -66,10 +74,42 @@ class Case:
         return self.cure is not None
 
     @property
+    def right_names(self) -> frozenset[str]:
+        """Every name of a finding that is right."""
+        return self.also | {self.finding}
+
+    @property
+    def right_causes(self) -> frozenset[str]:
+        """Every cause that is right."""
+        return self.causes | {self.cause}
+
+    @property
+    def born(self) -> bool:
+        """Whether the fault is there before the first update: a prediction can be asked for."""
+        if not self.sick or self.onset:
+            return False
+        return self.cause in BORN if self.at_init is None else self.at_init
+
+    @property
     def held_out(self) -> bool:
         """Whether it belongs to the half that detectors are not developed on: by its name."""
         return sum(self.name.encode()) % 2 == 1
 
+
+BORN = frozenset(
+    {
+        "activation",
+        "data-scale",
+        "depth",
+        "disconnection",
+        "init",
+        "normalisation",
+        "numerics",
+        "time",
+    }
+)
+"""Causes that lie in the model or in its data, and not in what is done with the gradients: the
+fault is there at step 0, unless the case says otherwise."""
 
 FAMILIES = (
     "depth",

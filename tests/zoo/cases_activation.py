@@ -127,6 +127,8 @@ CASES = (
         cure=fit(lambda: dense(6, width=64, init=he), lr=0.03),
         finding="exploding-gradient",
         cause="activation",
+        # The first batch overflows already, in the forward pass: a square of squares grows in both.
+        also=frozenset({"non-finite", "signal-scale"}),
         source="Gilad-Bachrach et al. 2016, CryptoNets: squares instead of rectifiers",
     ),
     Case(
@@ -157,6 +159,8 @@ CASES = (
         cure=fit(lambda: dense(20, nn.SELU, init=lecun), lr=0.02),
         finding="vanishing-gradient",
         cause="init",
+        # With skip connections and norms the same weights learn.
+        causes=frozenset({"depth"}),
         source="Klambauer et al. 2017, Self-Normalizing Neural Networks",
     ),
     Case(
@@ -167,6 +171,8 @@ CASES = (
         cure=fit(lambda: dense(12, nn.GELU, init=he), lr=0.05),
         finding="vanishing-gradient",
         cause="init",
+        # With skip connections and norms the same weights learn.
+        causes=frozenset({"depth"}),
         source="pytorch/pytorch issue 15314: the default init of nn.Linear and nn.Conv2d",
     ),
     Case(
@@ -177,6 +183,8 @@ CASES = (
         cure=fit(lambda: negative_biases(0.1)),
         finding="dead-units",
         cause="init",
+        # No gradient passes a unit that is dead.
+        also=frozenset({"zero-gradient", "vanishing-gradient"}),
         source="Lu et al. 2019, Dying ReLU and Initialization",
     ),
     Case(
@@ -189,6 +197,8 @@ CASES = (
         cure=fit(lambda: dense(3, init=he)),
         finding="dead-units",
         cause="activation",
+        # Nothing passes the dead layer, forward or backward.
+        also=frozenset({"zero-gradient", "vanishing-gradient"}),
         layers=("6",),
         source="forum: a rectifier after something that is never positive",
     ),

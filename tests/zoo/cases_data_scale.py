@@ -49,6 +49,8 @@ CASES = (
         cure=fit(lambda: dense(3, nn.Tanh), digit_vectors, lr=0.2),
         finding="saturated-activation",
         cause="data-scale",
+        # The same inputs, seen before and behind the tanh.
+        also=frozenset({"signal-scale", "vanishing-gradient"}),
         layers=("1",),
         source="LeCun et al. 1998, Efficient BackProp: normalise the inputs",
     ),
@@ -60,6 +62,8 @@ CASES = (
         cure=fit(lambda: dense(3, init=he), digit_vectors, lr=0.05),
         finding="signal-scale",
         cause="data-scale",
+        # Inputs that large make each step too large: it diverges.
+        also=frozenset({"oversized-updates", "exploding-gradient", "non-finite"}),
         source="forum: pixels from 0 to 255",
     ),
     Case(
@@ -80,6 +84,8 @@ CASES = (
         cure=fit(lambda: dense(2, nn.Tanh), digit_vectors, lr=0.1),
         finding="saturated-activation",
         cause="data-scale",
+        # The same inputs, seen before and behind the tanh.
+        also=frozenset({"signal-scale", "vanishing-gradient"}),
         layers=("1",),
         source="forum: years and timestamps as inputs",
     ),
@@ -91,6 +97,8 @@ CASES = (
         cure=fit(regression, tabular, lr=0.05, loss=F.mse_loss),
         finding="signal-scale",
         cause="data-scale",
+        # The one feature makes each step too large: it diverges.
+        also=frozenset({"oversized-updates", "exploding-gradient", "non-finite"}),
         source="forum: California housing, the population beside the number of rooms",
     ),
     Case(
@@ -108,6 +116,8 @@ CASES = (
         cure=fit(regression, tabular, lr=0.1, loss=F.mse_loss, score=relative(1.0)),
         finding="exploding-gradient",
         cause="data-scale",
+        # Targets that large make each step too large: it diverges.
+        also=frozenset({"unscaled-targets", "oversized-updates", "non-finite"}),
         source="forum: house prices as targets, the loss is nan",
     ),
     Case(

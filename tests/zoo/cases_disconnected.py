@@ -150,6 +150,7 @@ def cut_off(
     cure: Cut | None = None,
     code: int = 4,
     finding: str = "disconnected-parameters",
+    also: frozenset[str] = frozenset(),
 ) -> Case:
     """Return a case in which no gradient reaches the encoder."""
     mended = cure or (lambda code: code)
@@ -162,6 +163,7 @@ def cut_off(
         cure=lambda: through(mended, code),
         finding=finding,
         cause="disconnection",
+        also=also,
         layers=("encoder.0", "encoder.2"),
         source=source,
     )
@@ -185,6 +187,8 @@ CASES = (
         "Bengio, Leonard & Courville 2013: straight-through",
         straight_through(torch.round),
         finding="zero-gradient",
+        # What reaches the encoder is exactly 0: nothing of the loss does.
+        also=frozenset({"disconnected-parameters"}),
     ),
     cut_off(
         "code-argmax",
@@ -202,6 +206,10 @@ CASES = (
         cure=lambda: counted(by_threshold=False),
         finding="zero-gradient",
         cause="loss",
+        # A comparison has no derivative, as rounding has none: the loss is what cuts.
+        also=frozenset({"disconnected-parameters"}),
+        causes=frozenset({"disconnection"}),
+        at_init=True,
         source="stackoverflow.com/questions/65318064: training on the F1 score",
     ),
     Case(

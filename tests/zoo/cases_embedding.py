@@ -183,6 +183,8 @@ CASES = (
         cure=lambda: bag(draw=zipf, optimizer=adagrad),
         finding="starved-rows",
         cause="optimizer",
+        # Thirty times the learning rate cures it, too: rare rows are stepped rarely.
+        causes=frozenset({"learning-rate"}),
         layers=("embed",),
         source="Duchi, Hazan & Singer 2011; Kunstner et al. 2024: heavy-tailed class imbalance",
     ),
@@ -206,6 +208,8 @@ CASES = (
         cure=lambda: padded("gathered"),
         finding="vanishing-over-time",
         cause="time",
+        # The gradient vanishes: over time.
+        also=frozenset({"vanishing-gradient"}),
         layers=("rnn",),
         source="stackoverflow.com/questions/51030782: why sequences are packed",
     ),

@@ -136,6 +136,8 @@ CASES = (
         cure=adversarial,
         finding="disconnected-parameters",
         cause="disconnection",
+        # The first exam sees the discriminator's step, which the generator is no part of.
+        at_init=False,
         layers=("generator.0", "generator.2"),
     ),
     Case(
@@ -169,6 +171,11 @@ CASES = (
         cure=adversarial,
         finding="saturated-activation",
         cause="data-scale",
+        # The tanh is the generator's output, and to leave it out is the cure here; it saturates in
+        # the course of the training.
+        also=frozenset({"saturated-output"}),
+        causes=frozenset({"activation"}),
+        at_init=False,
         layers=("generator.3",),
         source="Radford, Metz & Chintala 2016, section 4: scale images to the range of the tanh",
     ),

@@ -57,6 +57,8 @@ CASES = (
         cure=fit(lambda: dense(3, init=he)),
         finding="vanishing-gradient",
         cause="init",
+        # All of it at once: every unit gives 0, gets 0, and is like every other.
+        also=frozenset({"dead-units", "zero-gradient", "symmetric-units"}),
         source="forum: all weights and biases set to zero",
     ),
     Case(
@@ -98,6 +100,8 @@ CASES = (
         cure=fit(lambda: dense(6, nn.Tanh, init=nn.init.xavier_normal_)),
         finding="vanishing-gradient",
         cause="init",
+        # The signal fades as the gradient does, by the same weights.
+        also=frozenset({"signal-scale"}),
         source="Glorot & Bengio 2010; CS231n: small random numbers",
     ),
     Case(
@@ -109,6 +113,8 @@ CASES = (
         cure=fit(lambda: convolutional(5, width=16, init=he), digit_images, lr=0.1),
         finding="vanishing-gradient",
         cause="init",
+        # The signal fades as the gradient does, by the same weights.
+        also=frozenset({"signal-scale"}),
         source="He et al. 2015, Delving Deep: std 0.01 stalls a 30-layer model",
     ),
     Case(
@@ -119,6 +125,8 @@ CASES = (
         cure=fit(lambda: dense(4, init=he)),
         finding="vanishing-gradient",
         cause="init",
+        # The signal fades as the gradient does, by the same weights.
+        also=frozenset({"signal-scale"}),
         layers=("4", "6"),
         source="forum: custom layers whose weights were multiplied with 1e-4",
     ),
@@ -130,6 +138,8 @@ CASES = (
         cure=fit(lambda: dense(6, width=64, init=he), lr=0.05),
         finding="exploding-gradient",
         cause="init",
+        # The signal grows as the gradient does; after two steps it has overflowed.
+        also=frozenset({"signal-scale", "non-finite"}),
         source="forum: torch.randn for weights",
     ),
     Case(
@@ -140,6 +150,8 @@ CASES = (
         cure=fit(lambda: dense(6, nn.Tanh, width=64, init=nn.init.xavier_normal_)),
         finding="saturated-activation",
         cause="init",
+        # The weights before the tanhs multiply the gradient by 100.
+        also=frozenset({"exploding-gradient"}),
         source="Glorot & Bengio 2010; CS231n: neurons saturate at -1 and 1",
     ),
     Case(
@@ -150,6 +162,8 @@ CASES = (
         cure=fit(lambda: dense(4, width=64, init=he), lr=0.05),
         finding="exploding-gradient",
         cause="init",
+        # The signal grows as the gradient does, and the first step leaves every rectifier dead.
+        also=frozenset({"signal-scale", "dead-units"}),
         source="forum: nn.Parameter(torch.rand(...)) and nn.init.uniform_ with its defaults",
     ),
     Case(

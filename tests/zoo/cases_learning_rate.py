@@ -44,6 +44,8 @@ CASES = (
         cure=fit(regression, tabular, lr=0.1, loss=F.mse_loss),
         finding="oversized-updates",
         cause="learning-rate",
+        # A divergence is all of this, in this order.
+        also=frozenset({"exploding-gradient", "gradient-spike", "non-finite"}),
         source="LeCun et al. 1998, Efficient BackProp: at most 2 over the curvature",
     ),
     Case(
@@ -56,6 +58,8 @@ CASES = (
         ),
         finding="exploding-gradient",
         cause="learning-rate",
+        # A divergence is all of this, in this order.
+        also=frozenset({"oversized-updates", "gradient-spike", "non-finite"}),
         source="forum: linear regression whose loss becomes inf and then nan",
     ),
     Case(
@@ -66,6 +70,8 @@ CASES = (
         cure=fit(lambda: dense(4, init=he), lr=0.05),
         finding="dead-units",
         cause="learning-rate",
+        # The steps that kill them throw the loss to 1e22 first.
+        also=frozenset({"oversized-updates", "exploding-gradient", "gradient-spike", "non-finite"}),
         source="CS231n: too high a learning rate may kill 40 % of a network",
     ),
     Case(
@@ -76,6 +82,8 @@ CASES = (
         cure=fit(lambda: dense(3), lr=3e-3, optimizer=ADAM),
         finding="oversized-updates",
         cause="learning-rate",
+        # The first step multiplies the gradient by 30,000; by step 20 the rectifiers are dead.
+        also=frozenset({"exploding-gradient", "gradient-spike", "dead-units"}),
         source="forum: Adam with the learning rate of SGD",
     ),
     Case(
@@ -86,6 +94,8 @@ CASES = (
         cure=fit(lambda: dense(3, nn.Tanh, init=nn.init.xavier_normal_), lr=0.01, momentum=0.95),
         finding="oversized-updates",
         cause="learning-rate",
+        # By step 20 the tanhs are saturated: no gradient passes them.
+        also=frozenset({"saturated-activation", "vanishing-gradient"}),
         source="Sutskever et al. 2013: momentum multiplies the learning rate",
     ),
     Case(
@@ -149,6 +159,8 @@ CASES = (
         cure=fit(lambda: dense(3, init=he), lr=0.01, schedule=lambda step: min(1.1**step, 10.0)),
         finding="oversized-updates",
         cause="learning-rate",
+        # It diverges by step 60, and kills its rectifiers.
+        also=frozenset({"exploding-gradient", "gradient-spike", "dead-units"}),
         onset=50,
         source="Smith 2017, Cyclical Learning Rates: a range test that is never stopped",
     ),
@@ -165,6 +177,10 @@ CASES = (
         ),
         finding="oversized-updates",
         cause="learning-rate",
+        # Norms before the branches cure it at the same rate; as it is, the first steps make the
+        # gradient vanish.
+        also=frozenset({"vanishing-gradient"}),
+        causes=frozenset({"normalisation"}),
         source="Liu et al. 2020, Understanding the Difficulty of Training Transformers",
     ),
     Case(

@@ -97,6 +97,10 @@ CASES = (
         cure=lambda: two_tasks(optimizer=lambda m: sgd(m, 0.1), clip=1.0),
         finding="drowned-task",
         cause="loss",
+        # The units are those of the targets, and to scale them is the cure here.
+        also=frozenset({"unscaled-targets"}),
+        causes=frozenset({"data-scale"}),
+        at_init=True,
         layers=("digit",),
         source="Kendall, Gal & Cipolla 2018; Chen et al. 2018: GradNorm",
     ),
@@ -109,6 +113,7 @@ CASES = (
         cure=lambda: two_tasks(optimizer=lambda m: sgd(m, 0.1)),
         finding="drowned-task",
         cause="loss",
+        at_init=True,
         layers=("digit",),
     ),
     Case(

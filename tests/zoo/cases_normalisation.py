@@ -77,6 +77,9 @@ CASES = (
         cure=fit(lambda: dense(10, init=normal(0.08), norm=nn.BatchNorm1d)),
         finding="vanishing-gradient",
         cause="init",
+        # The cure here is a norm; He's weights are another; the signal fades, too.
+        also=frozenset({"signal-scale"}),
+        causes=frozenset({"normalisation"}),
         source="Ioffe & Szegedy 2015, Batch Normalization",
     ),
     Case(
@@ -87,6 +90,10 @@ CASES = (
         cure=fit(lambda: residual(16, lambda: two_layers(norm=nn.LayerNorm(32))), lr=0.03),
         finding="exploding-gradient",
         cause="normalisation",
+        # The same fault as in depth-residual-unscaled-branches: smaller weights at the end of each
+        # branch cure it, too.
+        also=frozenset({"signal-scale", "non-finite"}),
+        causes=frozenset({"init"}),
         source="Hanin & Rolnick 2018, How to Start Training: residual nets",
     ),
     Case(
@@ -108,6 +115,8 @@ CASES = (
         cure=fit(lambda: inserted(dense(3, init=he), 4, nn.LayerNorm(32))),
         finding="vanishing-gradient",
         cause="normalisation",
+        # It gives its bias, 0, and the rectifier behind it is dead.
+        also=frozenset({"zero-gradient", "dead-units"}),
         layers=("4.norm",),
         source="forum: nn.LayerNorm over the wrong dimension",
     ),
@@ -119,6 +128,8 @@ CASES = (
         cure=fit(lambda: dense(4, norm=nn.BatchNorm1d)),
         finding="vanishing-gradient",
         cause="init",
+        # All of it at once: every unit gives 0, gets 0, and is like every other.
+        also=frozenset({"dead-units", "zero-gradient", "symmetric-units"}),
         layers=("1", "4", "7", "10"),
         source="Goyal et al. 2017: zero gamma is for residual branches",
     ),
@@ -130,6 +141,9 @@ CASES = (
         cure=fit(lambda: dense(10, norm=nn.BatchNorm1d)),
         finding="vanishing-gradient",
         cause="normalisation",
+        # What is left is a plain net of the default weights: He's weights cure it, and so do skip
+        # connections.
+        causes=frozenset({"depth", "init"}),
         source="forum: model.eval() and never model.train() again",
     ),
     Case(
@@ -141,6 +155,9 @@ CASES = (
         cure=fit(lambda: dense(8, norm=nn.LayerNorm, init=he), batch=2, lr=0.01),
         finding="exploding-gradient",
         cause="normalisation",
+        # Two samples are always normalised to -1 and 1: the gradient through that is nearly 0, and
+        # jumps when the two are nearly equal.
+        also=frozenset({"vanishing-gradient", "gradient-spike"}),
         source="Wu & He 2018, Group Normalization: small batches",
     ),
     Case(
@@ -161,6 +178,11 @@ CASES = (
         ),
         finding="vanishing-gradient",
         cause="normalisation",
+        # A tenth of the learning rate cures it, too: at step 0 nothing vanishes, the first steps do
+        # it.
+        also=frozenset({"oversized-updates"}),
+        causes=frozenset({"learning-rate"}),
+        at_init=False,
         source="Xiong et al. 2020, On Layer Normalization in the Transformer Architecture",
     ),
     Case("norm-batch-mlp", "normalisation", fit(lambda: dense(6, norm=nn.BatchNorm1d)), 1.5),

@@ -70,6 +70,8 @@ CASES = (
         build=lambda: digits(of(torch.optim.Adam, 1e-2, eps=100.0)),
         cure=lambda: digits(ADAM),
         finding="epsilon-dominates",
+        # The weights move by 5e-06 of their size in a step.
+        also=frozenset({"stalled-updates"}),
         layers=ALL,
         source="torch.optim.Adam: eps is added to a root of tiny squares",
     ),
@@ -145,6 +147,8 @@ CASES = (
         build=lambda: digits(clip=1e-3),
         cure=lambda: digits(clip=1.0),
         finding="always-clipped",
+        # The weights move by 2e-05 of their size in a step.
+        also=frozenset({"stalled-updates"}),
         layers=ALL,
     ),
     sick(
@@ -152,6 +156,8 @@ CASES = (
         build=lambda: digits(of(torch.optim.Adam, 1e-2, betas=(0.9, 0.0))),
         cure=lambda: digits(ADAM),
         finding="oversized-updates",
+        # A divergence is all of this, in this order.
+        also=frozenset({"exploding-gradient", "gradient-spike", "non-finite"}),
         layers=ALL,
         source="Reddi, Kale & Kumar 2018: beta2 too small",
     ),

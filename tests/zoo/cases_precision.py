@@ -146,6 +146,9 @@ CASES = (
         build=lambda: autocast(weight=1e-6, eps=1e-14),
         cure=lambda: autocast(weight=1e-6, eps=1e-14, scale=2.0**16),
         finding="flushed-gradients",
+        # What is flushed is exactly 0.
+        also=frozenset({"zero-gradient"}),
+        at_init=True,
         source="Micikevicius et al. 2018: Mixed Precision Training, section 3.2",
     ),
     sick(
@@ -153,6 +156,7 @@ CASES = (
         build=lambda: autocast(by_hand=2.0**24),
         cure=lambda: autocast(scale=2.0**24),
         finding="non-finite",
+        at_init=True,
         source="Micikevicius et al. 2018: skip the step and lower the scale",
     ),
     sick(
@@ -160,6 +164,10 @@ CASES = (
         build=lambda: autocast(scale=2.0**16, clip=1.0, unscaled=False, optimizer=SGD, rate=0.1),
         cure=lambda: autocast(scale=2.0**16, clip=1.0, optimizer=SGD, rate=0.1),
         finding="always-clipped",
+        # It is the clipping, too: to the 65,536th part of what was meant; and the weights stand
+        # still.
+        also=frozenset({"stalled-updates"}),
+        causes=frozenset({"optimizer"}),
         source="PyTorch's AMP examples: unscale_ before clip_grad_norm_",
     ),
     sick(
@@ -167,6 +175,8 @@ CASES = (
         build=lambda: wholly(HALF),
         cure=lambda: wholly(HALF, eps=1e-4),
         finding="non-finite",
+        # The epsilon is the optimizer's, and a larger one is the cure here.
+        causes=frozenset({"optimizer"}),
         source="discuss.pytorch.org/t/adam-half-precision-nans/1765",
     ),
     sick(
@@ -174,6 +184,9 @@ CASES = (
         build=lambda: contrasty(in_float=False),
         cure=lambda: contrasty(in_float=True),
         finding="signal-scale",
+        # Inputs of an ordinary size cure it, too.
+        causes=frozenset({"data-scale"}),
+        at_init=True,
         layers=("model.0",),
         source="transformers: LlamaRMSNorm takes its squares in float32",
     ),

@@ -153,6 +153,9 @@ CASES = (
         threshold=0.7,
         steps=120,
         cure=lambda: remembering(lambda: recurrent(vanilla(), ORTHOGONAL), 50),
+        # The gradient vanishes, over time; another initialisation is the cure here.
+        also=frozenset({"vanishing-gradient"}),
+        causes=frozenset({"init"}),
         source="Bengio, Simard & Frasconi 1994; Henaff, Szlam & LeCun 2016",
     ),
     vanishing_over_time(
@@ -163,6 +166,9 @@ CASES = (
         steps=200,
         cure=lambda: in_cells(nn.GRUCell),
         layers=("cell",),
+        # The gradient vanishes, over time, by the sigmoid: a cell with a tanh cures it, too.
+        also=frozenset({"vanishing-gradient"}),
+        causes=frozenset({"activation"}),
         source="Hochreiter 1991; Bengio, Simard & Frasconi 1994",
     ),
     vanishing_over_time(
@@ -172,6 +178,9 @@ CASES = (
         threshold=0.7,
         steps=160,
         cure=lambda: remembering(lambda: forgetting(4.0), 30, 1e-2),
+        # The gradient vanishes, over time; another initialisation is the cure here.
+        also=frozenset({"vanishing-gradient"}),
+        causes=frozenset({"init"}),
         source="Gers, Schmidhuber & Cummins 2000; Jozefowicz, Zaremba & Sutskever 2015",
     ),
     Case(
@@ -183,6 +192,8 @@ CASES = (
         cure=lambda: remembering(lambda: recurrent(vanilla(), ORTHOGONAL), 50),
         finding="exploding-gradient",
         cause="init",
+        # It explodes over time, and a cell with gates (an LSTM) cures it, too.
+        causes=frozenset({"time"}),
         layers=("rnn",),
         source="Pascanu, Mikolov & Bengio 2013",
     ),

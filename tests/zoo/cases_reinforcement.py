@@ -140,6 +140,10 @@ CASES = (
         cure=lambda: bandit(optimizer=sgd, rate=0.5),
         finding="oversized-updates",
         cause="data-scale",
+        # The first step makes the policy certain, and its gradient 0; with plain SGD the size of
+        # the reward and the learning rate are one number: to lower either cures it.
+        also=frozenset({"unscaled-targets", "saturated-output", "zero-gradient"}),
+        causes=frozenset({"learning-rate"}),
         source="Henderson et al. 2018, section 4: reward scale",
     ),
     Case(
@@ -151,6 +155,8 @@ CASES = (
         cure=bandit,
         finding="disconnected-parameters",
         cause="disconnection",
+        # All parameters are reached, by the entropy with its weight of 0.
+        also=frozenset({"zero-gradient"}),
         layers=("0", "2"),
     ),
     Case(
@@ -162,6 +168,8 @@ CASES = (
         cure=lambda: bandit(rate=5e-3),
         finding="saturated-output",
         cause="init",
+        # Logits of 66 on average.
+        also=frozenset({"signal-scale"}),
         layers=("2",),
         source="Andrychowicz et al. 2021: initial policies should be near uniform",
     ),

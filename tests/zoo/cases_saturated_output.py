@@ -82,6 +82,9 @@ CASES = (
         cure=fit(lambda: dense(2, init=he), lr=0.05, momentum=0.5),
         finding=SQUASHED,
         cause="loss",
+        # The activation at the end is what is too much: a rectifier, or none, cures it.
+        causes=frozenset({"activation"}),
+        at_init=True,
         layers=("5",),
         source="forum: softmax before nn.CrossEntropyLoss",
     ),
@@ -94,6 +97,11 @@ CASES = (
         cure=fit(lambda: dense(4, init=he), score=error_rate),
         finding=SQUASHED,
         cause="loss",
+        # He's weights alone cure it, too: the gradient that the softmax leaves is lost in the
+        # default ones.
+        also=frozenset({"vanishing-gradient"}),
+        causes=frozenset({"init"}),
+        at_init=True,
         layers=("9",),
         source="forum: softmax before nn.CrossEntropyLoss",
     ),
@@ -113,6 +121,7 @@ CASES = (
         ),
         finding=SQUASHED,
         cause="loss",
+        at_init=True,
         layers=("5",),
         source="forum: sigmoid before nn.BCEWithLogitsLoss",
     ),
@@ -124,6 +133,7 @@ CASES = (
         cure=fit(lambda: Cosine(16.0), lr=0.01, optimizer=ADAM),
         finding=SQUASHED,
         cause="loss",
+        at_init=True,
         source="Wang et al. 2017, NormFace: cosines as logits do not converge",
     ),
     Case(
@@ -134,6 +144,7 @@ CASES = (
         cure=fit(lambda: dense(2, init=he), lr=0.1),
         finding=SQUASHED,
         cause="loss",
+        at_init=True,
         layers=("5",),
         source="Agarwala et al. 2020, Temperature Check",
     ),
@@ -145,6 +156,11 @@ CASES = (
         cure=fit(lambda: dense(2, init=he), lr=0.05, score=error_rate),
         finding="saturated-output",
         cause="loss",
+        # Logits that large make each step too large: it diverges, and kills its rectifiers; a tenth
+        # of the learning rate cures it, too.
+        also=frozenset({"signal-scale", "oversized-updates", "exploding-gradient", "dead-units"}),
+        causes=frozenset({"learning-rate"}),
+        at_init=True,
         layers=("5",),
         source="Agarwala et al. 2020, Temperature Check",
     ),
@@ -162,6 +178,10 @@ CASES = (
         ),
         finding="saturated-output",
         cause="loss",
+        # What saturates is the activation at the end, by its bias: one of 0 cures it, too.
+        also=frozenset({"saturated-activation"}),
+        causes=frozenset({"init"}),
+        at_init=True,
         layers=("5",),
         source="Nielsen 2015, Neural Networks and Deep Learning, 3: the learning slowdown",
     ),
@@ -184,6 +204,10 @@ CASES = (
         ),
         finding="saturated-output",
         cause="loss",
+        # What saturates is the activation at the end, for the targets are out of its range: to
+        # leave it out or to scale them cures it.
+        also=frozenset({"saturated-activation", "unscaled-targets"}),
+        causes=frozenset({"activation", "data-scale"}),
         layers=("5",),
         source="forum: tanh as the last layer of a regression",
     ),
@@ -205,6 +229,9 @@ CASES = (
         ),
         finding="dead-units",
         cause="activation",
+        # Nothing passes the dead unit; it dies in the first step.
+        also=frozenset({"zero-gradient"}),
+        at_init=False,
         layers=("5",),
         source="forum: a rectifier as the last layer of a regression",
     ),

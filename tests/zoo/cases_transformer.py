@@ -167,6 +167,9 @@ CASES = (
         cure=lambda: language(Language(8), 2e-2),
         finding="oversized-updates",
         cause="normalisation",
+        # Half of the learning rate cures it, too; at step 0 nothing is wrong.
+        causes=frozenset({"learning-rate"}),
+        at_init=False,
         source="Xiong et al. 2020: On Layer Normalization in the Transformer Architecture",
     ),
     Case(
@@ -178,6 +181,8 @@ CASES = (
         cure=lambda: language(Language(8, gain=2.0)),
         finding="signal-scale",
         cause="normalisation",
+        # Weights of half the size cure it, too.
+        causes=frozenset({"init"}),
         source="Zhang, Dauphin & Ma 2019: Fixup Initialization",
     ),
     Case(
@@ -189,6 +194,8 @@ CASES = (
         cure=lambda: pretrained("gpt2"),
         finding="saturated-output",
         cause="init",
+        # The tables are a hundred times too large, and so are the logits.
+        also=frozenset({"signal-scale"}),
         layers=("lm_head",),
     ),
     Case(

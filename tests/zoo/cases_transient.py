@@ -100,6 +100,10 @@ CASES = (
         cure=fit(classifier, lr=0.2, weight=once(300.0), clip=1.0),
         finding="gradient-spike",
         cause="loss",
+        # The step of the spike is too large, the loss diverges and the rectifiers die; a tenth of
+        # the learning rate cures it, too.
+        also=frozenset({"oversized-updates", "exploding-gradient", "dead-units"}),
+        causes=frozenset({"learning-rate"}),
         onset=AT,
         source="Pascanu et al. 2013: clip the norm of the gradient",
     ),
@@ -124,6 +128,9 @@ CASES = (
         ),
         finding="gradient-spike",
         cause="data-scale",
+        # The step of the outlier is too large, and the loss diverges; it is one datum.
+        also=frozenset({"oversized-updates", "exploding-gradient", "non-finite"}),
+        causes=frozenset({"data"}),
         onset=AT,
         source="forum: one wrong entry in a table, and the loss is nan",
     ),
@@ -136,6 +143,10 @@ CASES = (
         cure=fit(classifier, lr=0.05, alter=bright(5000.0), clip=1.0),
         finding="gradient-spike",
         cause="data-scale",
+        # The step of the outlier is too large, the loss diverges and the rectifiers die; it is one
+        # batch of data, and out of scale.
+        also=frozenset({"signal-scale", "oversized-updates", "exploding-gradient", "dead-units"}),
+        causes=frozenset({"data"}),
         onset=AT,
         source="forum: one batch that was not normalised",
     ),
@@ -148,6 +159,8 @@ CASES = (
         cure=fit(classifier, lr=0.1, schedule=once(2.0)),
         finding="oversized-updates",
         cause="learning-rate",
+        # The step is too large, the loss diverges and the rectifiers die.
+        also=frozenset({"exploding-gradient", "gradient-spike", "dead-units"}),
         onset=AT,
         source="forum: a restart of the schedule with the wrong units",
     ),

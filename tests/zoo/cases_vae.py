@@ -107,6 +107,8 @@ CASES = (
         cure=variational,
         finding="non-finite",
         cause="numerics",
+        # The weights of the log-variance are 300 times too large: the exponential overflows.
+        causes=frozenset({"init"}),
         layers=("log_variance",),
     ),
     Case(
