@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from gradwatch.core.answers import answers
 from gradwatch.core.history import History
 
 MIN_LOSSES: Final = 8
@@ -74,26 +75,14 @@ def progress(history: History) -> Progress:
 
 
 def _skills(history: History) -> list[tuple[int, float]]:
-    """Return the steps whose skill is known, with the skill then: by the losses of several steps
-    where they are told, for a batch is small and its loss noisy."""
-    known = [
-        (record, answer)
-        for record in history
-        if (answer := record.answer) is not None and answer.skill is not None
-    ]
-    steps, losses = history.losses()
+    """Return the steps whose skill is known, with the skill then. Loss and constant answer are
+    those of the same few batches: what makes one of them hard makes it so for both."""
+    known = [(r.step, a) for r, a in answers(history) if a.skill is not None]
     found = []
-    for i, (record, answer) in enumerate(known):
-        around = known[max(0, i + 1 - SKILLED_EXAMS) : i + 1]
-        constant = float(np.median([other.constant for _, other in around]))
-        end = history.last_step if i == len(known) - 1 else record.step
-        past = losses[(steps <= end) & (steps > end - max(MIN_LOSSES, end // 10))]
-        past = past[np.isfinite(past)]
-        if record.loss and past.size:  # what was told is the loss times its weight
-            loss = float(np.median(past)) * answer.loss / record.loss
-        else:
-            loss = float(np.median([other.loss for _, other in around]))
-        found.append((record.step, 1 - loss / constant))
+    for i, (step, _) in enumerate(known):
+        around = [answer for _, answer in known[max(0, i + 1 - SKILLED_EXAMS) : i + 1]]
+        losses, constants = sum(a.loss for a in around), sum(a.constant for a in around)
+        found.append((step, 1 - losses / constants))
     return found
 
 

@@ -10,42 +10,59 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from gradwatch.core.finding import Finding
+from gradwatch.core.finding import Finding, Severity
 
+STUCK: Final = frozenset({"stalled-updates", "vanishing-gradient", "dead-units"})
+"""What a training shows that gets no gradient, or makes no use of it."""
+THROWN: Final = frozenset(
+    {
+        "oversized-updates",
+        "exploding-gradient",
+        "gradient-spike",
+        "saturated-activation",
+        "saturated-output",
+        "dead-units",
+        "non-finite",
+    }
+)
+"""What a training shows whose weights or signals have become too large."""
 FOLLOWS: Final[dict[str, frozenset[str]]] = {
-    "disconnected-parameters": frozenset({"stalled-updates"}),
-    "forgotten-parameters": frozenset({"stalled-updates"}),
-    "signal-scale": frozenset(
-        {
-            "vanishing-gradient",
-            "exploding-gradient",
-            "saturated-activation",
-            "dead-units",
-            "stalled-updates",
-            "oversized-updates",
-            "non-finite",
-            "gradient-spike",
-        }
-    ),
-    "oversized-updates": frozenset(
-        {"exploding-gradient", "saturated-activation", "dead-units", "non-finite", "gradient-spike"}
-    ),
-    "saturated-activation": frozenset({"vanishing-gradient", "stalled-updates", "gradient-spike"}),
-    "exploding-gradient": frozenset(
-        {
-            "saturated-activation",
-            "dead-units",
-            "stalled-updates",
-            "vanishing-gradient",
-            "non-finite",
-            "gradient-spike",
-        }
-    ),
-    "dead-units": frozenset({"vanishing-gradient", "stalled-updates"}),
-    "vanishing-gradient": frozenset({"stalled-updates"}),
+    # What is done with the gradients.
+    "disconnected-parameters": STUCK | {"symmetric-units"},
+    "disconnected-state": STUCK | {"vanishing-over-time"},
+    "forgotten-parameters": STUCK | {"symmetric-units"},
+    "zero-gradient": STUCK,
+    "accumulating-gradients": THROWN | STUCK | {"always-clipped"},
+    "ascending-loss": THROWN | STUCK | {"always-clipped", "gradient-spike"},
+    "weight-decay-dominates": STUCK | {"signal-scale", "oversized-updates", "symmetric-units"},
+    "epsilon-dominates": STUCK,
+    "lost-updates": STUCK,
+    "flushed-gradients": STUCK | {"zero-gradient"},
+    "always-clipped": STUCK,
+    # What the loss makes of the output, and the data of both.
+    "unscaled-targets": THROWN | STUCK | {"drowned-task", "zero-gradient", "always-clipped"},
+    "saturated-output": (THROWN | STUCK | {"zero-gradient"}) - {"saturated-output", "non-finite"},
+    "squashed-logits": STUCK | {"saturated-activation"},
+    # What a model is born with.
+    "signal-scale": THROWN | STUCK,
+    "symmetric-units": STUCK,
+    "saturated-activation": STUCK | {"gradient-spike"},
+    "vanishing-over-time": STUCK | {"saturated-activation"},
+    # What steps do that are too large.
+    "oversized-updates": THROWN - {"oversized-updates", "saturated-output"},
+    "exploding-gradient": (THROWN | STUCK)
+    - {"exploding-gradient", "oversized-updates", "saturated-output"},
     "gradient-spike": frozenset({"dead-units", "stalled-updates", "non-finite"}),
+    "non-finite": frozenset({"stalled-updates", "dead-units"}),
+    # What becomes of it.
+    "dead-units": STUCK - {"dead-units"},
+    "vanishing-gradient": frozenset({"stalled-updates"}),
+    "posterior-collapse": STUCK | {"collapsed-output"},
+    "collapsed-output": STUCK - {"dead-units"},
 }
 """What can follow from a finding, if it was not there before it. No pair stands here both ways."""
+LAST_RESORT: Final = "learns-nothing"
+"""Says that something is wrong and not what: it follows from whatever else is found."""
 
 
 def triage(findings: Iterable[Finding]) -> tuple[Finding, ...]:
@@ -71,7 +88,8 @@ def _root(finding: Finding, findings: list[Finding]) -> Finding | None:
         above = [
             other
             for other in findings
-            if current.name in FOLLOWS.get(other.name, ())
+            if (current.name in FOLLOWS.get(other.name, ()) or current.name == LAST_RESORT)
+            and other.severity > Severity.NOTE
             and other.since <= current.since
             and other.name not in seen
         ]

@@ -16,41 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradwatch.core.finding import Cause
-from gradwatch.core.history import History
-from gradwatch.core.ledger import Entry, ledger
+from gradwatch.core.ledger import Entry
 from gradwatch.core.record import Record
 from gradwatch.core.stats import Stats
+from gradwatch.detectors import _groups, _sizes
 
+BOUNDED: Final = _groups.BOUNDED
+RECTIFIERS: Final = _groups.RECTIFIERS
 MIN_LAYERS: Final = 3
 """A trend needs three points."""
 MAX_LAYERS: Final = 256
 """Deeper networks are looked at in so many evenly spaced layers."""
-
 MIN_SHARE: Final = 0.05
 """A cause that takes less of the bits is not worth a remedy."""
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-BOUNDED: Final = _words(
-    """
-    Sigmoid LogSigmoid Hardsigmoid Tanh Hardtanh Softsign Softmax Softmax2d sigmoid
-    log_sigmoid hardsigmoid tanh hardtanh softmax
-    """
-)
-"""Activations that flatten out on both sides. A sigmoid's slope is at most 1/4: 2 bits each."""
-STEEP: Final = _words("Tanh Hardtanh Softsign tanh hardtanh")
-"""Bounded ones whose slope is 1 at zero: they lose bits only when the signal is too large."""
-RECTIFIERS: Final = _words(
-    """
-    ReLU ReLU6 LeakyReLU PReLU RReLU ELU SELU CELU GELU SiLU Mish Softplus Hardswish
-    relu threshold leaky_relu prelu rrelu elu selu celu gelu silu mish softplus
-    hardswish
-    """
-)
-"""Activations that pass about half of the signal on: half a bit each, which He's init restores."""
+GAP: Final = 1
+"""Exams in a row that may look good within a streak of bad ones: a gradient is noisy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +46,9 @@ class Trend:
     """The same drop for (output norm * gradient norm), which no rescaling of layers changes
     (Philipp et al. 2017); None where outputs were not measured."""
     signal_growth: float | None
-    """Decades by which the output itself grows from the first layer to the last."""
+    """Decades by which the output's root mean square grows from the first layer to the last."""
+    scale_monotony: float | None = None
+    """Kendall's tau of what `scale_drop` is the drop of."""
 
     @property
     def witnessed(self) -> bool:
@@ -80,7 +62,7 @@ class Trend:
 def trend(record: Record) -> Trend | None:
     """Fit the trend of one exam; None when there are too few layers or a gradient is not finite."""
     gradients: dict[str, float] = {}
-    outputs: dict[str, float | None] = {}
+    outputs: dict[str, Stats | None] = {}
     for call in record.calls:
         if not call.layer.weighted or call.grad_output is None:
             continue
@@ -88,9 +70,10 @@ def trend(record: Record) -> Trend | None:
             return None
         name = call.layer.name
         gradients[name] = gradients.get(name, 0.0) + call.grad_output.squares
-        known = call.output.squares if call.output is not None else None
-        before = outputs.get(name, 0.0)
-        outputs[name] = None if known is None or before is None else before + known
+        before = outputs.get(name, call.output)
+        if name in outputs and before is not None and call.output is not None:
+            before += call.output
+        outputs[name] = before if call.output is not None else None
     # An exact zero is no point of a trend: it may be a head that was initialised with zeros.
     layers = [name for name, squares in gradients.items() if 0 < squares < math.inf]
     if len(layers) < MIN_LAYERS:
@@ -99,13 +82,15 @@ def trend(record: Record) -> Trend | None:
     layers = [layers[i] for i in picked] if len(layers) > MAX_LAYERS else layers
     backward = 0.5 * np.log10([gradients[name] for name in layers])
     slope, monotony = _fit(backward)
-    sizes = [outputs[name] for name in layers]
-    scale_drop = growth = None
-    if all(size for size in sizes):
-        forward = 0.5 * np.log10(np.asarray(sizes, np.float64))
-        growth = _fit(forward)[0] * (len(layers) - 1)
-        scale_drop = _fit(backward + forward)[0] * (len(layers) - 1)
-    return Trend(tuple(layers), slope * (len(layers) - 1), monotony, scale_drop, growth)
+    known = [output for name in layers if (output := outputs[name]) is not None and output.squares]
+    scale_drop = growth = scale_monotony = None
+    if len(known) == len(layers):
+        growth = _fit(np.log10([output.rms for output in known]))[0] * (len(layers) - 1)
+        forward = 0.5 * np.log10([output.squares for output in known])
+        scale_slope, scale_monotony = _fit(backward + forward)
+        scale_drop = scale_slope * (len(layers) - 1)
+    drop = slope * (len(layers) - 1)
+    return Trend(tuple(layers), drop, monotony, scale_drop, growth, scale_monotony)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,22 +100,28 @@ class Signal:
     layers: tuple[str, ...]
     decades: float
     monotony: float
+    overflows: bool = False
+    """Whether the layer after the last of these is no longer finite."""
 
 
 def signal(record: Record) -> Signal | None:
-    """Fit the root mean squares of the outputs; None when there are too few layers, or one has no
-    output, or one that is zero or not finite."""
+    """Fit the root mean squares of the outputs, up to the first that is not finite; None when
+    there are too few layers, or one has no output or one that is zero."""
     outputs: dict[str, Stats] = {}
     for call in record.calls:
         if call.layer.weighted and call.output is not None:
             before = outputs.get(call.layer.name)
             outputs[call.layer.name] = call.output if before is None else before + call.output
-    sizes = [output.rms for output in outputs.values()]
-    broken = any(output.nonfinite for output in outputs.values())
-    if len(sizes) < MIN_LAYERS or broken or not all(0 < size < math.inf for size in sizes):
+    sizes: list[float] = []
+    for output in outputs.values():
+        if output.nonfinite or not output.rms < math.inf:
+            break
+        sizes.append(output.rms)
+    if len(sizes) < MIN_LAYERS or not all(sizes):
         return None
     slope, monotony = _fit(np.log10(sizes))
-    return Signal(tuple(outputs), slope * (len(sizes) - 1), monotony)
+    overflows = len(sizes) < len(outputs)
+    return Signal(tuple(outputs)[: len(sizes)], slope * (len(sizes) - 1), monotony, overflows)
 
 
 def _fit(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -146,6 +137,7 @@ class Streak:
 
     records: tuple[Record, ...]
     trend: Trend
+    """That of the latest of them."""
 
     @property
     def since(self) -> int:
@@ -163,38 +155,20 @@ class Streak:
         return self.until - self.since
 
 
-def streak(history: History, judged: Sequence[tuple[Record, Trend, bool]]) -> Streak | None:
-    """Return the uninterrupted streak of bad exams at the end, None if the last one was not bad."""
+def streak(judged: Sequence[tuple[Record, Trend, bool]]) -> Streak | None:
+    """Return the streak of bad exams at the end, in which single good ones are passed over; None
+    when the last ones were not bad."""
     bad: list[Record] = []
     last: Trend | None = None
+    good = 0
     for record, found, is_bad in reversed(judged):
-        if not is_bad:
+        good = 0 if is_bad else good + 1
+        if good > GAP:
             break
-        bad.append(record)
-        last = last or found
+        if is_bad:
+            bad.append(record)
+            last = last or found
     return Streak(tuple(reversed(bad)), last) if last is not None else None
-
-
-@dataclass(frozen=True, slots=True)
-class Blame:
-    """The ledger of an exam, by what takes (or adds) the bits."""
-
-    total: float
-    bounded: tuple[Entry, ...]
-    weighted: tuple[Entry, ...]
-    rectifiers: tuple[Entry, ...]
-    rest: tuple[Entry, ...]
-
-
-def blame(record: Record) -> Blame:
-    """Sort the entries of a ledger by the kind of layer."""
-    entries = ledger(record).entries
-    bounded = tuple(e for e in entries if e.kind in BOUNDED)
-    rectifiers = tuple(e for e in entries if e.kind in RECTIFIERS)
-    weighted = tuple(e for e in entries if e.call is not None and e.call.layer.weighted)
-    taken = {id(e) for e in (*bounded, *rectifiers, *weighted)}
-    rest = tuple(e for e in entries if id(e) not in taken)
-    return Blame(bits(entries), bounded, weighted, rectifiers, rest)
 
 
 def bits(entries: Iterable[Entry]) -> float:
@@ -205,21 +179,6 @@ def bits(entries: Iterable[Entry]) -> float:
 def names(entries: Iterable[Entry]) -> tuple[str, ...]:
     """Return the entries' layers, each once, in execution order."""
     return tuple(dict.fromkeys(name for entry in entries for name in entry.layers))
-
-
-def init_factor(record: Record, entries: Sequence[Entry], gain: float) -> float | None:
-    """Return the mean (geometric) ratio of the weights' size to gain / sqrt(fan-in), the size
-    that keeps the signal (He et al. 2015 with gain sqrt(2) for rectifiers)."""
-    weights = {p.name: p.weight for p in record.parameters if p.weight is not None}
-    ratios = []
-    for entry in entries:
-        if entry.call is None or len(shape := entry.call.layer.weight_shape) < 2:
-            continue
-        name = entry.call.layer.name
-        weight = weights.get(f"{name}.weight" if name else "weight")
-        if weight is not None and weight.rms:
-            ratios.append(math.log(weight.rms * math.sqrt(math.prod(shape[1:])) / gain))
-    return math.exp(math.fsum(ratios) / len(ratios)) if ratios else None
 
 
 def shares(causes: Iterable[Cause], sign: float) -> tuple[Cause, ...]:
@@ -251,3 +210,11 @@ def kinds(entries: Sequence[Entry], verb: str) -> str:
         for kind, count in counts.items()
     )
     return f"{named} {verb}{'s' if len(entries) == 1 else ''}"
+
+
+def init_factor(record: Record, entries: Iterable[Entry], gain: float) -> float | None:
+    """Return the mean (geometric) ratio of the weights' size to gain / sqrt(fan-in), the size
+    that keeps the signal (He et al. 2015 with gain sqrt(2) for rectifiers)."""
+    sizes = (_sizes.size(record, entry.call) for entry in entries)
+    mean = _sizes.mean(size for size in sizes if size is not None)
+    return None if mean is None else mean / gain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from statistics import median
 from typing import Final
 
 from gradwatch.core.finding import Severity
@@ -16,6 +17,18 @@ LASTING_EXAMS: Final = 3
 """A thing counts as lasting when so many exams in a row show it ..."""
 LASTING_STEPS: Final = 10
 """... and they span at least so many optimizer steps."""
+LONG: Final = 80
+"""Steps after which a training that has learnt little is slow, and not young."""
+LITTLE: Final = 0.2
+"""Skill under which a training has learnt little."""
+SLOW: Final = 0.4
+"""Skill under which it has, after `LONG` steps; the healthy ones had 0.58 and more."""
+YOUNG: Final = 20
+"""Steps in which weights that are seen to move may still heal what they were born with."""
+MOVES: Final = 1e-3
+"""Update-to-weight ratio from which on they move: the usual one (Karpathy's CS231n)."""
+SMALL_FALL: Final = 0.1
+"""Where no skill is known: a loss that has fallen by a smaller part has fallen little."""
 
 
 def lasting(records: Iterable[Record]) -> bool:
@@ -64,3 +77,35 @@ def owner(parameter: Parameter) -> str:
 def owners(parameters: Iterable[Parameter]) -> tuple[str, ...]:
     """Return the layers of some parameters, each once."""
     return tuple(dict.fromkeys(owner(parameter) for parameter in parameters))
+
+
+def learns(history: History, going: Progress) -> bool:
+    """Whether a training learns so much that what looks like a fault does it no harm: a loss that
+    falls a little may well be held back."""
+    if going.diverged or not going.moving:
+        return False
+    if going.skill is not None:  # of the latest exam: the loss may have left it since
+        little = SLOW if history.last_step >= LONG or going.fall < 0 else LITTLE
+        return going.skill >= little
+    return going.fall >= SMALL_FALL * abs(going.begin)
+
+
+def first_streak(history: History, bad: Callable[[Record], bool]) -> tuple[Record, ...]:
+    """Return the exams at the beginning of the history that are all bad."""
+    streak: list[Record] = []
+    for record in history:
+        if not bad(record):
+            break
+        streak.append(record)
+    return tuple(streak)
+
+
+def move(record: Record, layers: Iterable[str]) -> float | None:
+    """Return the median update-to-weight ratio of some layers' weights; None if not measured."""
+    wanted = set(layers)
+    ratios = [
+        parameter.update_ratio
+        for parameter in weights(record)
+        if owner(parameter) in wanted and parameter.update_ratio is not None
+    ]
+    return median(ratios) if ratios else None

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import History
 from gradwatch.core.progress import progress
-from gradwatch.core.record import Record
+from gradwatch.core.record import Call, Record
 from gradwatch.core.stats import Active
-from gradwatch.detectors import _depth, _outcome
+from gradwatch.detectors import _depth, _groups, _inputs, _norms, _outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +22,13 @@ class DeadUnits:
     Counted per unit over a window, and not as a share of zeros: half of a healthy ReLU's outputs
     are zero. A unit that gives zero for everything gets no gradient and stays as it is (Lu et al.
     2019); some such units are in many healthy nets, so that it takes a layer of which most are
-    dead, and a training that gets nowhere.
+    dead, and a training that does not learn.
 
-    Dead from the start is the init's doing (a bias far below zero, weights of one sign); dying
-    during training is that of steps that are too large.
+    Dead from the start is the init's doing (a bias far below zero, weights of one sign), or that of
+    a function before the rectifier that is never positive, or of a rectifier where the answer comes
+    out (activation). Dying during training is that of steps that are too large (learning-rate), or
+    of inputs or targets in units of their own (data-scale); where no step was large it is a deep
+    net in which all samples look alike, and a unit is zero for all or for none (depth).
     """
 
     name: ClassVar[str] = "dead-units"
@@ -34,6 +39,10 @@ class DeadUnits:
     """Exams over which a unit must never have been active."""
     samples: int = 64
     """Values of each unit that must have been seen in that window."""
+    moved: float = 0.05
+    """Update-to-weight ratio of the typical weight from which on a step is large."""
+    jump: float = 10.0
+    """... or a gradient norm that is so many times the usual one before."""
 
     def __call__(self, history: History) -> tuple[Finding, ...]:
         """Judge the latest window of exams."""
@@ -42,27 +51,15 @@ class DeadUnits:
         if len(records) < self.window or not dead:
             return ()
         going = progress(history)
-        if going.moving and not going.diverged:
+        if _outcome.learns(history, going):
             return ()
         since = records[-self.window].step
         for end in range(len(records) - 1, self.window - 1, -1):
             if not set(self._dead(records[end - self.window : end])) & set(dead):
                 break
             since = records[end - self.window].step
-        born = since == records[0].step
         layers = tuple(dead)
         worst = max(dead.values())
-        cause = (
-            Cause("init", "They were born dead: no sample ever reached them.", layers, share=1.0)
-            if born
-            else Cause(
-                "learning-rate",
-                f"They died by step {since}: a step was so large that it pushed them below zero "
-                "for every sample.",
-                layers,
-                share=1.0,
-            )
-        )
         critical = going.moving is False and records[-1].step - since >= _outcome.LASTING_STEPS
         return (
             Finding(
@@ -73,11 +70,57 @@ class DeadUnits:
                 layers,
                 since,
                 records[-1].step,
-                (cause,),
+                (self._cause(history, layers, since),),
                 f"Counted over {self.window} exams; {going.text}.",
                 {"share": worst, "layers": float(len(layers))},
             ),
         )
+
+    def _cause(self, history: History, layers: tuple[str, ...], since: int) -> Cause:
+        born = history.records[0]
+        ends = [i for i, call in enumerate(born.calls) if call.layer.name in layers]
+        if ends and not any(call.layer.weighted for call in born.calls[ends[-1] + 1 :]):
+            text = "It stands where the answer comes out: a rectifier passes nothing on below zero."
+            return Cause("activation", text, layers, share=1.0)
+        if ends and (empty := _norms.empty(born, ends[0])):
+            text = f"What {_depth.listed(empty)} normalises has no spread: it gives nothing."
+            return Cause("normalisation", text, empty, share=1.0)
+        if since == born.step:
+            before = _groups.before(born, ends[0]) if ends else None
+            if before is not None and not _initialised(before):
+                text = f"`{before.layer.label}` before it is never positive."
+                return Cause("activation", text, layers, share=1.0)
+            text = "They were born dead: no sample ever reached them."
+            return Cause("init", text, layers, share=1.0)
+        if not self._thrown(history, since):
+            text = (
+                f"They died by step {since} though no step was large: all samples look alike so "
+                "deep in the net, and a unit is zero for all or for none."
+            )
+            return Cause("depth", text, layers, share=1.0)
+        off = _inputs.off_scale(born)
+        if off is not None and off.large:
+            text = f"They died by step {since}, of large steps. {off.text}"
+            return Cause("data-scale", text, layers, share=1.0)
+        text = (
+            f"They died by step {since}: a step was so large that it pushed them below zero for "
+            "every sample."
+        )
+        return Cause("learning-rate", text, layers, share=1.0)
+
+    def _thrown(self, history: History, since: int) -> bool:
+        """Whether a step up to then was large, as far as is known."""
+        ratios = [
+            parameter.update_ratio
+            for record in history
+            if record.step <= since
+            for parameter in _outcome.weights(record)
+            if parameter.update_ratio is not None
+        ]
+        if not ratios or max(ratios) > self.moved:
+            return True
+        norms = np.asarray([p.norm for p in history.pulses if p.step <= since])
+        return bool(norms.size > 2 and norms.max() > self.jump * np.median(norms))
 
     def _dead(self, records: tuple[Record, ...]) -> dict[str, float]:
         """Return the layers that are mostly dead, with their share of dead units."""
@@ -100,6 +143,10 @@ class DeadUnits:
             and active.samples >= self.samples
             and active.dead >= self.share * active.units.size
         }
+
+
+def _initialised(call: Call) -> bool:
+    return call.layer.weighted or _groups.is_norm(call.layer.kind)
 
 
 DETECTORS = (DeadUnits(),)

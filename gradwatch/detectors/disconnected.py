@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
-
-import numpy as np
 
 from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import History
 from gradwatch.core.progress import progress
-from gradwatch.detectors import _depth
+from gradwatch.detectors import _connection, _depth, _experts, _outcome
 
 
 @dataclass(frozen=True, slots=True)
 class DisconnectedParameters:
     """Trainable parameters that backward has not reached in any step so far.
 
-    A `.detach()`, a `no_grad`, a round trip through NumPy, or a module that `forward` does not
-    call. An expert or a head that is only used now and then is reached now and then, and counts
-    as connected. In a training that learns it is a note: an unused head harms nobody.
+    A `.detach()`, a `no_grad`, a round trip through NumPy, an argmax, `sample()` where `rsample()`
+    was meant, a weight used through `.data`, an expert that is picked and not weighted, or a module
+    that `forward` does not call.
+
+    It is certain to be a mistake, and a warning though the loss may fall, where something that is
+    trained goes on from the output of a layer that is not, or a gradient comes to a layer's output
+    and never to its weights. Where nothing goes on from it (an unused head, a pooler that is
+    computed and thrown away), where no optimizer holds it or it is set between the steps (a target
+    network), it is a note, unless the training is stuck and most of its parameters are cut off. An
+    expert or a head that is only used now and then is reached now and then, and counts as
+    connected.
     """
 
     name: ClassVar[str] = "disconnected-parameters"
@@ -27,56 +35,123 @@ class DisconnectedParameters:
     steps: int = 10
     """Steps in which they must have been missed."""
     share: float = 0.5
-    """Share of all trainable elements from which on a training that is stuck is stuck for that."""
+    """Share of all trainable elements from which on a training that is stuck is stuck for that,
+    where it is not certain."""
+    patience: int = 30
+    """Steps after which a training can be stuck for what is not certain to be a mistake."""
 
     def __call__(self, history: History) -> tuple[Finding, ...]:
         """Look at the pulses of all steps that are kept."""
-        pulses = history.pulses
-        latest = history.latest
+        latest, pulses = history.latest, history.pulses
+        pulses = tuple(p for p in pulses if p.columns.parameters == pulses[-1].columns.parameters)
         if len(pulses) < self.steps or latest is None:
             return ()
-        columns = pulses[-1].columns
-        alike = [pulse for pulse in pulses if pulse.columns.parameters == columns.parameters]
-        if len(alike) < self.steps:
-            return ()
-        missed = np.stack([pulse.norms for pulse in alike]).max(0) < 0
-        names = [
-            name for name, is_missed in zip(columns.parameters, missed, strict=True) if is_missed
-        ]
+        flow = _connection.Flow(latest, pulses)
+        wanted = {p.name for p in latest.parameters if p.held is not False}
+        wanted -= _set(history).intersection(flow.missed)
+        cuts = _cuts(flow, history, wanted)
+        certain = {name for _, names in cuts for name in names}
+        names = [name for name in flow.missed if not certain or name in certain]
+        names += sorted(certain.difference(names))
         if not names:
             return ()
-        called = {call.layer.name for call in latest.calls}
-        layers = tuple(dict.fromkeys(name.rpartition(".")[0] for name in names))
-        cut_off = [layer for layer in layers if layer in called]
-        sizes = {p.name: int(np.prod(p.shape)) for p in latest.parameters if p.trainable}
+        sizes = {p.name: math.prod(p.shape) for p in latest.parameters if p.trainable}
         share = sum(sizes.get(name, 0) for name in names) / max(1, sum(sizes.values()))
+        layers = _layers(names)
+        called = {call.layer.name for call in latest.calls} | flow.taps.keys()
+        cut_off = tuple(layer for layer in layers if layer in called) or layers
         going = progress(history)
-        if going.moving:
-            severity = Severity.NOTE
-        elif going.moving is False and share >= self.share:
+        stuck = going.moving is False and _outcome.lasting(history)
+        moves = any(p.update is not None and p.update.squares for p in latest.parameters)
+        if share == 1 and not (going.moving and moves):
+            severity = Severity.CRITICAL
+        elif certain:
+            severity = Severity.CRITICAL if stuck else Severity.WARNING
+        elif (
+            stuck
+            and len(pulses) >= self.patience
+            and history.losses()[0].size  # without, who is done looks like one that is stuck
+            and self._most(flow, wanted, sizes)
+        ):
             severity = Severity.CRITICAL
         else:
-            severity = Severity.WARNING
-        text = (
-            f"{_depth.listed(cut_off)} are called, but the way back from the loss is cut after "
-            "them (a `.detach()`, `no_grad`, `.data`, or NumPy in between)."
-            if cut_off
-            else f"{_depth.listed(layers)} are not called in a step."
-        )
+            severity = Severity.NOTE
+        if cuts:
+            text = cuts[0][0].text
+        elif cut_off[0] in called:
+            text = (
+                f"{_depth.listed(cut_off)} are called, and nothing that is seen uses what they "
+                "give; or the way back from the loss is cut after them (a `.detach()`, `.data`, or "
+                "NumPy in between)."
+            )
+        else:
+            text = f"{_depth.listed(layers)} are not called in a step, or only under `no_grad`."
         return (
             Finding(
                 self.name,
                 severity,
                 f"no gradient has reached {len(names)} parameters ({share:.0%} of all that is to "
-                f"be trained) in {len(alike)} steps: those of {_depth.listed(layers)}",
+                f"be trained) in {len(pulses)} steps: those of {_depth.listed(layers)}",
                 layers,
-                alike[0].step,
-                alike[-1].step,
-                (Cause("disconnection", text, tuple(cut_off or layers), share=1.0),),
+                pulses[0].step,
+                pulses[-1].step,
+                (Cause("disconnection", text, cut_off, share=1.0),),
                 f"Counted in every step; {going.text}.",
                 {"parameters": float(len(names)), "share": share},
             ),
         )
+
+    def _most(self, flow: _connection.Flow, wanted: set[str], sizes: Mapping[str, int]) -> bool:
+        """Whether most of the elements are missed, copies of what is trained left out."""
+        parts: dict[str, list[str]] = {}
+        for name in flow.missed:
+            parts.setdefault(name.partition(".")[0], []).append(name)
+        missed = [
+            name
+            for names in parts.values()
+            if not flow.copied(_layers(names))
+            for name in names
+            if name in wanted
+        ]
+        return sum(sizes.get(name, 0) for name in missed) >= self.share * sum(sizes.values())
+
+
+def _cuts(
+    flow: _connection.Flow, history: History, wanted: set[str]
+) -> list[tuple[_connection.Cut, tuple[str, ...]]]:
+    """Return what is certain to be cut off, with the parameters that are missed for it."""
+    missed = frozenset(wanted.intersection(flow.missed))
+    cuts = [
+        (cut, tuple(name for name in flow.missed if name in missed and _in(cut, name)))
+        for cut in (*flow.cuts(missed), *flow.bypassed(missed), *flow.tables(missed))
+    ]
+    for mixture, own in _experts.unheard(history.records):
+        if wanted.issuperset(own):
+            text = (
+                f"`{mixture.router.layer.name}` picks which of {len(mixture.experts)} experts sees "
+                "a sample, and the expert's output is not multiplied with what it says."
+            )
+            cuts.append((_connection.Cut((mixture.router.layer.name,), text), own))
+    return cuts
+
+
+def _set(history: History) -> set[str]:
+    """Return the parameters that have changed between exams. Without a gradient no optimizer does
+    that: somebody sets them, as those of a running average."""
+    seen: dict[str, set[tuple[float, float]]] = {}
+    for record in history:
+        for parameter in record.parameters:
+            if (weight := parameter.weight) is not None:
+                seen.setdefault(parameter.name, set()).add((weight.squares, weight.total))
+    return {name for name, weights in seen.items() if len(weights) > 1}
+
+
+def _in(cut: _connection.Cut, parameter: str) -> bool:
+    return _connection.owner(parameter) in cut.layers
+
+
+def _layers(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(map(_connection.owner, names)))
 
 
 DETECTORS = (DisconnectedParameters(),)

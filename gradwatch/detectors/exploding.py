@@ -13,8 +13,9 @@ from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import History
 from gradwatch.core.progress import Progress, progress
 from gradwatch.core.record import Record
-from gradwatch.detectors import _depth
+from gradwatch.detectors import _depth, _inputs, _norms, _outcome, _slopes
 from gradwatch.detectors._depth import Streak, Trend
+from gradwatch.detectors._inquest import Inquest
 
 EARLY_PULSES: Final = 5
 """The median norm of so many first steps is what growth in time is measured against."""
@@ -27,21 +28,28 @@ class ExplodingGradient:
     """The gradient grows, layer after layer, from the loss to the input; or step after step.
 
     Over depth it is the mirror image of vanishing, with a threshold twice as high: healthy
-    pre-norm transformers have larger gradients in early layers. Over time, a norm a thousand times
-    that of the first steps counts only when the loss has left its beginning upwards too: then the
-    steps are too large.
+    pre-norm transformers have larger gradients in early layers. Where norms undo the size of the
+    weights the gradient alone tells little, and the gradient scale (Philipp et al. 2017) is judged:
+    a deep net with batch norms explodes however its weights are drawn (Yang et al. 2019). What was
+    born so and never learns stays so, whatever the first steps have made of the weights.
 
-    The cause comes from the ledger: weights that are too large for their fan-in if it was born so,
-    the learning rate if it came during training.
+    Over time, a norm a thousand times that of the first steps counts only when the loss has left
+    its beginning upwards too: then the steps are too large.
+
+    The cause comes from the ledger: weights that are too large for their fan-in, functions that
+    grow without bound, the number of layers, branches without a norm; the learning rate if it came
+    during training, unless the inputs or targets are in units of their own.
     """
 
     name: ClassVar[str] = "exploding-gradient"
 
     decades: float = 3.0
-    """Growth over depth, from the last layer to the first."""
+    """Growth over depth, from the last layer to the first: of the gradient, or of its scale."""
     monotony: float = 0.6
     growth: float = 1000.0
     """Growth of the total gradient norm over the first steps'."""
+    flat: float = 0.1
+    """Mean slope under which a bounded activation counts as saturated."""
     critical_exams: int = 3
     critical_steps: int = 10
 
@@ -49,50 +57,77 @@ class ExplodingGradient:
         """Judge the latest exam that has finite gradients, in the light of what came after it."""
         trends = [(record, _depth.trend(record)) for record in history]
         judged = [(record, found, self._bad(found)) for record, found in trends if found]
-        streak = _depth.streak(history, judged)
         going = progress(history)
-        if streak is not None:
-            return (self._over_depth(streak, going, blown=_not_finite_after(history, streak)),)
+        streak = self._born(history, judged, going) or _depth.streak(judged)
+        if streak is not None and not self._shaken(history, streak, going):
+            return (self._over_depth(history, streak, going),)
         return tuple(self._over_time(history, going))
 
     def _bad(self, trend: Trend) -> bool:
         steep = trend.drop <= -self.decades and trend.monotony <= -self.monotony
-        return steep and trend.witnessed
+        if steep and trend.witnessed:
+            return True
+        scale, monotony = trend.scale_drop, trend.scale_monotony
+        if scale is None or monotony is None:
+            return False
+        return scale <= -self.decades and monotony <= -self.monotony
 
-    def _over_depth(self, streak: Streak, going: Progress, *, blown: bool) -> Finding:
-        record, trend = streak.records[-1], streak.trend
-        causes = _depth.shares(_causes(record, born=streak.since == 0), 1)
-        lasting = len(streak.records) >= self.critical_exams and streak.steps >= self.critical_steps
-        if blown or going.diverged:
-            severity = Severity.CRITICAL
-            confidence = (
-                "The numbers are no longer finite." if blown else f"Diverged: {going.text}."
-            )
-        elif going.moving:
-            severity, confidence = Severity.NOTE, f"It learns in spite of it: {going.text}."
-        elif lasting and going.moving is False:
-            severity = Severity.CRITICAL
-            confidence = f"It has lasted since step {streak.since}, and {going.text}."
-        else:
-            severity = Severity.WARNING
-            confidence = (
-                "A prediction at initialisation."
-                if streak.until == 0
-                else f"Seen since step {streak.since}; {going.text}."
-            )
+    def _born(
+        self, history: History, judged: list[tuple[Record, Trend, bool]], going: Progress
+    ) -> Streak | None:
+        """The exams at the beginning, if they were bad and nothing was learnt since."""
+        if not judged or not judged[0][2] or _outcome.learns(history, going):
+            return None
+        good = next((i for i, (_, _, bad) in enumerate(judged) if not bad), len(judged))
+        return Streak(tuple(record for record, _, _ in judged[:good]), judged[0][1])
+
+    def _shaken(self, history: History, streak: Streak, going: Progress) -> bool:
+        """Whether it is the chaos of activations that were born saturated, and nothing worse."""
+        steep = streak.trend.drop <= -self.decades and streak.trend.monotony <= -self.monotony
+        born = streak.since == history.records[0].step
+        flat = born and bool(_slopes.flat(streak.records[0], self.flat))
+        return flat and not (steep and going.diverged)
+
+    def _over_depth(self, history: History, streak: Streak, going: Progress) -> Finding:
+        born = history.records[0]
+        blamed = born if streak.since == born.step else streak.records[-1]
+        trend = _depth.trend(blamed) or streak.trend
+        causes = Inquest(blamed, born, 1).causes()
+        blown = _not_finite_after(history, streak)
+        severity, confidence = self._severity(history, streak, going, blown=blown)
+        scale = trend.scale_drop if trend.scale_drop is not None else trend.drop
+        grows = max(-trend.drop, -scale)
+        what = "gradient" if -trend.drop >= -scale else "gradient scale (signal times gradient)"
         return Finding(
             self.name,
             severity,
-            f"the gradient grows by {-trend.drop:.1f} decades "
-            f"({-trend.drop * math.log2(10):.0f} bits) from `{trend.layers[-1] or '(model)'}` "
-            f"back to `{trend.layers[0] or '(model)'}`",
+            f"the {what} grows by {grows:.1f} decades ({grows * math.log2(10):.0f} bits) from "
+            f"`{trend.layers[-1] or '(model)'}` back to `{trend.layers[0] or '(model)'}`",
             causes[0].layers if causes else trend.layers,
             streak.since,
-            streak.until,
+            history.last_step if streak.since == born.step else streak.until,
             causes,
             confidence,
-            {"decades": trend.drop, "monotony": trend.monotony},
+            {"decades": trend.drop, "monotony": trend.monotony, "scale_decades": scale},
         )
+
+    def _severity(
+        self, history: History, streak: Streak, going: Progress, *, blown: bool
+    ) -> tuple[Severity, str]:
+        if blown:
+            return Severity.CRITICAL, "The numbers are no longer finite."
+        if going.diverged:
+            return Severity.CRITICAL, f"Diverged: {going.text}."
+        if _outcome.learns(history, going):
+            return Severity.NOTE, f"It learns in spite of it: {going.text}."
+        exams = [record for record in history if record.step >= streak.since]
+        steps = exams[-1].step - streak.since
+        lasting = len(exams) >= self.critical_exams and steps >= self.critical_steps
+        if lasting and going.moving is False:
+            return Severity.CRITICAL, f"It has lasted since step {streak.since}, and {going.text}."
+        if history.records[-1].step == 0:
+            return Severity.WARNING, "A prediction at initialisation."
+        return Severity.WARNING, f"Seen since step {streak.since}; {going.text}."
 
     def _over_time(self, history: History, going: Progress) -> Iterator[Finding]:
         norms = [(pulse.step, pulse.norm) for pulse in history.pulses]
@@ -116,41 +151,30 @@ class ExplodingGradient:
             f"the gradient norm grew from {early:.3g} to {top:.3g} since step {since}",
             since=since,
             until=above[-1][0],
-            causes=(
-                Cause(
-                    "learning-rate",
-                    f"It was not born so: the steps are too large, the loss rose from {begin:.3g} "
-                    f"to {peak:.3g}.",
-                    share=1.0,
-                ),
-            ),
+            causes=(_why_over_time(history, since, begin, peak),),
             confidence=f"Progress: {going.text}.",
             numbers={"growth": top / early, "peak_loss": peak},
         )
 
 
-def _causes(record: Record, *, born: bool) -> Iterator[Cause]:
-    found = _depth.blame(record)
-    growing = [entry for entry in found.weighted if entry.bits > 0]
-    weighted = _depth.bits(found.weighted)
-    if growing and weighted > 0:
-        gain = math.sqrt(2) if found.rectifiers else 1.0
-        factor = _depth.init_factor(record, growing, gain)
-        text = f"{_depth.kinds(found.weighted, 'add')} {weighted:.1f} bits"
-        if factor is not None and factor > 1:
-            text += f": their weights are {factor:.3g} times larger than what keeps the signal"
-        if not born:
-            text += "; they were not born so: the steps are too large"
-        name = "init" if born else "learning-rate"
-        yield Cause(name, text + ".", _depth.names(growing), weighted)
-    rest = [e for e in (*found.rest, *found.rectifiers, *found.bounded) if e.bits > 0]
-    if rest:
-        yield Cause(
-            "depth",
-            f"{_depth.listed(_depth.names(rest))} add {_depth.bits(rest):.1f} bits.",
-            _depth.names(rest),
-            _depth.bits(rest),
-        )
+def _why_over_time(history: History, since: int, begin: float, peak: float) -> Cause:
+    born = history.records[0]
+    rose = f"the loss rose from {begin:.3g} to {peak:.3g}"
+    outlier = _inputs.outlier(history, since)
+    if outlier is not None:
+        text = f"At step {outlier.step} the inputs were {outlier.times:.3g} times their usual size"
+        return Cause("data-scale", f"{text}; {rose}.", outlier.layers, share=1.0)
+    off = _inputs.off_scale(born)
+    if off is not None and off.large:
+        return Cause("data-scale", f"{off.text[:-1]}; {rose}.", off.layers, share=1.0)
+    targets = _inputs.targets_off(born)
+    if targets is not None:
+        text = f"The targets differ by {targets:.3g}, and should by about 1; {rose}."
+        return Cause("data-scale", text, share=1.0)
+    if unfit := _norms.unfit(_norms.norms(born)):
+        return Cause("normalisation", f"{unfit[:-1]}; {rose}.", share=1.0)
+    text = f"It was not born so: the steps are too large, {rose}."
+    return Cause("learning-rate", text, share=1.0)
 
 
 def _not_finite_after(history: History, streak: Streak) -> bool:

@@ -1,4 +1,4 @@
-"""Signal scale: on its way forward the signal fades or grows from layer to layer."""
+"""Signal scale: what goes in is off, or on its way forward the signal fades or grows."""
 
 from __future__ import annotations
 
@@ -8,20 +8,28 @@ from typing import ClassVar
 
 from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import History
-from gradwatch.core.progress import progress
+from gradwatch.core.progress import Progress, progress
 from gradwatch.core.record import Record
-from gradwatch.detectors import _depth, _outcome
+from gradwatch.detectors import _depth, _groups, _inputs, _outcome, _sizes, _slopes
+from gradwatch.detectors._depth import Signal
+from gradwatch.detectors._inputs import Input
 
 
 @dataclass(frozen=True, slots=True)
 class SignalScale:
-    """The size of the outputs changes by decades over the weighted layers.
+    """The numbers that run through the model are of the wrong size, from the input on or by and by.
 
-    The forward side of vanishing and exploding: with weights that are too small or too large for
-    their fan-in every layer scales the signal by the same factor (Glorot & Bengio 2010, He et al.
-    2015, Mishkin & Matas 2016). At the start it is a prediction; it is critical when it lasts and
-    the loss stays where it is. The factor by which the weights miss the size that keeps the signal
-    is in the cause.
+    The input: every initialisation assumes numbers near one (LeCun et al. 1998). What goes in is
+    told from what the first layer makes of it; inputs of thousands, inputs that hardly differ
+    between samples, a column in other units. The cause is then `data-scale`.
+
+    The way forward: with weights that are too small or too large for their fan-in every layer
+    scales the signal by the same factor (Glorot & Bengio 2010, He et al. 2015, Mishkin & Matas
+    2016): cause `init`, with the factor. Where the weights are as they should be it is a function
+    that grows without bound between them (`activation`), or branches that add up (`normalisation`).
+
+    Judged on what the model was born with, in the light of what became of it: at the start it is a
+    prediction; critical when the loss stays where it is or runs away; silent as soon as it learns.
     """
 
     name: ClassVar[str] = "signal-scale"
@@ -34,52 +42,129 @@ class SignalScale:
     """The weights must miss the size that keeps the signal by this factor, where it is known."""
     monotony: float = 0.6
     """Kendall's tau of that size against depth."""
+    young: int = 20
+    """Steps that a training with large inputs gets before it is judged: Adam lives with pixels."""
+    flat: float = 0.1
+    """Mean slope under which a bounded activation counts as saturated by the inputs."""
+    flat_steps: int = 50
+    """Steps after which it is critical if the loss is flat."""
+    thrown: float = 0.1
+    """... unless its first step changes the first layer by such a part of its size."""
 
     def __call__(self, history: History) -> tuple[Finding, ...]:
-        """Judge what the model was born with, in the light of what became of it: weights that
-        move later, biases first, hide the trend long before they repair it."""
+        """Judge the first exam: weights that move later, biases first, hide the trend long before
+        they repair it."""
         born = next(iter(history.records), None)
-        if born is None or not self._off_scale(born):
+        if born is None:
             return ()
-        fitted = _depth.signal(born)
-        assert fitted is not None
-        growth, layers = fitted.decades, fitted.layers
-        severity, confidence = _outcome.verdict(history.records, progress(history))
-        if severity == Severity.NOTE:
+        going = progress(history)
+        if _outcome.learns(history, going):
             return ()
-        found = _depth.blame(born)
-        weighted = [entry for entry in found.weighted if entry.bits * growth > 0]
-        gain = math.sqrt(2) if found.rectifiers else 1.0
-        factor = _depth.init_factor(born, weighted, gain)
-        if factor is not None and (factor if growth > 0 else 1 / factor) < self.factor:
-            return ()  # the weights are as they should be: it is what comes in that fades
-        size = "small" if growth < 0 else "large"
-        text = f"The weights are too {size}"
-        if factor is not None:
-            text += f": {max(factor, 1 / factor):.3g} times too {size} to keep the signal's size"
-        return (
-            Finding(
-                self.name,
-                severity,
-                f"the signal {'fades' if growth < 0 else 'grows'} by {abs(growth):.1f} decades "
-                f"from `{layers[0] or '(model)'}` to `{layers[-1] or '(model)'}` at the start",
-                layers,
-                born.step,
-                history.last_step,
-                (Cause("init", text + ".", _depth.names(weighted) or layers, share=1.0),),
-                confidence,
-                {"decades": growth} | ({} if factor is None else {"factor": factor}),
-            ),
+        off = _inputs.off_scale(born)
+        if off is not None:
+            if self._waits(off, born, history) or _slopes.flat(born, self.flat):
+                return ()  # activations that the inputs saturate are told of as such
+            return (self._enters(off, history, going),)
+        fitted = self._runs_away(born)
+        if fitted is None:
+            return ()
+        moving = _outcome.move(born, fitted.layers)
+        heals = fitted.decades < 0 and moving is not None and moving >= _outcome.MOVES
+        if heals and history.last_step < _outcome.YOUNG:
+            return ()
+        cause = self._cause(born, fitted)
+        return () if cause is None else (self._carries(cause, fitted, history, going),)
+
+    def _waits(self, off: Input, born: Record, history: History) -> bool:
+        if not off.large or off.size >= _inputs.HUGE or history.last_step >= _outcome.YOUNG:
+            return False
+        return (_outcome.move(born, off.layers) or 0.0) < self.thrown
+
+    def _enters(self, off: Input, history: History, going: Progress) -> Finding:
+        severity, confidence = self._severity(history, going)
+        return Finding(
+            self.name,
+            severity,
+            off.text[0].lower() + off.text[1:-1],
+            off.layers,
+            history.records[0].step,
+            history.last_step,
+            (Cause("data-scale", off.text, off.layers, share=1.0),),
+            confidence,
+            {"size": off.size, "differing": off.differing},
         )
 
-    def _off_scale(self, record: Record) -> bool:
+    def _runs_away(self, record: Record) -> Signal | None:
         fitted = _depth.signal(record)
-        return (
-            fitted is not None
-            and len(fitted.layers) >= self.layers
-            and abs(fitted.decades) >= self.decades
-            and fitted.decades * fitted.monotony >= self.monotony * abs(fitted.decades)
+        if fitted is None or abs(fitted.decades) < self.decades:
+            return None
+        enough = len(fitted.layers) + fitted.overflows >= self.layers
+        steady = fitted.decades * fitted.monotony >= self.monotony * abs(fitted.decades)
+        return fitted if enough and steady else None
+
+    def _cause(self, born: Record, fitted: Signal) -> Cause | None:
+        size = "small" if fitted.decades < 0 else "large"
+        sign = math.copysign(1, fitted.decades)
+        weights = _sizes.Sizes(born)
+        explained = max(0.0, weights.explain(fitted.layers))
+        functions = _groups.functions(born)
+        branches = any(call.layer.kind == "add" for call in born.calls)
+        if functions and not branches and explained < 0.5 * fitted.decades:
+            return Cause(
+                "activation",
+                f"The weights explain {explained:.1f} decades of it: {_depth.listed(functions)} "
+                "grow faster than what they are given.",
+                functions,
+                share=1.0,
+            )
+        factor = weights.mean
+        if factor is None:
+            return Cause("init", f"The weights are too {size}.", fitted.layers, share=1.0)
+        missing = weights.missing(sign)
+        if sign < 0 and len(missing) == 1:
+            return None  # its own gradient is as large as ever: it grows, and the others follow
+        if factor**sign >= self.factor:
+            return Cause(
+                "init",
+                f"The weights are too {size}: {max(factor, 1 / factor):.3g} times too {size} to "
+                "keep the signal's size.",
+                missing or fitted.layers,
+                share=1.0,
+            )
+        if fitted.decades > 0 and branches:
+            return Cause(
+                "normalisation",
+                "The weights are of ordinary size, but every branch adds to the sum and no norm "
+                "keeps it.",
+                fitted.layers,
+                share=1.0,
+            )
+        return None  # the weights are as they should be: it is what comes in that fades
+
+    def _carries(self, cause: Cause, fitted: Signal, history: History, going: Progress) -> Finding:
+        growth, layers = fitted.decades, fitted.layers
+        severity, confidence = self._severity(history, going)
+        return Finding(
+            self.name,
+            severity,
+            f"the signal {'fades' if growth < 0 else 'grows'} by {abs(growth):.1f} decades "
+            f"from `{layers[0] or '(model)'}` to `{layers[-1] or '(model)'}` at the start"
+            + (", and then overflows" if fitted.overflows else ""),
+            layers,
+            history.records[0].step,
+            history.last_step,
+            (cause,),
+            confidence,
+            {"decades": growth},
         )
+
+    def _severity(self, history: History, going: Progress) -> tuple[Severity, str]:
+        late = _outcome.lasting(history) and history.last_step >= self.flat_steps
+        if going.diverged or (going.moving is False and late):
+            return Severity.CRITICAL, f"It was born so, and {going.text}."
+        if history.records[-1].step == 0:
+            return Severity.WARNING, "A prediction at initialisation."
+        return Severity.WARNING, f"It was born so; {going.text}."
 
 
 DETECTORS = (SignalScale(),)

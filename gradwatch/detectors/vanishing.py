@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import median
 from typing import ClassVar, Final
 
 from gradwatch.core.finding import Cause, Finding, Severity
@@ -12,7 +12,8 @@ from gradwatch.core.history import History
 from gradwatch.core.progress import Progress, progress
 from gradwatch.core.record import Record
 from gradwatch.detectors import _depth, _outcome
-from gradwatch.detectors._depth import Blame, Streak, Trend
+from gradwatch.detectors._depth import Streak, Trend
+from gradwatch.detectors._inquest import Inquest
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +23,22 @@ class VanishingGradient:
     It is judged by the fitted drop of that gradient over depth, in decades, with a second witness
     (the gradient scale of Philipp et al. 2017, or the signal itself fading on its way forward).
     Half of the networks that are born with a drop heal within some 150 steps: so at the start it
-    is a prediction and a warning. It becomes critical only when the drop lasts *and* the training
-    gets nowhere, and a note when the loss falls in spite of it.
+    is a prediction and a warning, and not even that where the first layers are seen to move fast
+    (Adam's steps do not shrink with the gradient) or where a single layer with small weights is
+    to blame, whose own gradient is as large as ever. It becomes critical only when the drop lasts,
+    the weights have had their chance *and* the training gets nowhere, and a note when it learns.
 
-    The cause comes from the ledger: what the saturating activations take (a sigmoid at most passes
-    1/4 of the gradient, 2 bits), and what weights take that are too small for their fan-in.
+    The cause comes from the ledger: what bounded activations take (a sigmoid at most passes 1/4 of
+    the gradient, 2 bits), what weights take that are too small for their fan-in, what norms take
+    that have too few values, and what only the number of layers explains.
     """
 
     name: ClassVar[str] = "vanishing-gradient"
 
     warn_decades: float = 1.5
     """Healthy networks: at most 0.5; vanishing ones: at least 2.4 (22 held-out networks)."""
+    born_decades: float = 2.0
+    """The same in the first 20 steps: a healthy GELU net was born with 1.5 and lost it by then."""
     critical_decades: float = 3.0
     monotony: float = 0.6
     """Kendall's tau of gradient against depth, so that side branches do not look like a trend."""
@@ -41,21 +47,25 @@ class VanishingGradient:
     """Steps after which it is critical if the first layers' updates round to nothing."""
     flat_steps: int = 50
     """Steps after which it is critical if the loss is flat though the first layers do move."""
+    chance: float = 2.0
+    """Sum of the update ratios in which weights that are too small would have grown."""
 
     def __call__(self, history: History) -> tuple[Finding, ...]:
         """Judge the latest exam, in the light of those before it."""
         trends = [(record, _depth.trend(record)) for record in history]
-        judged = [(record, found, self._bad(found)) for record, found in trends if found]
-        streak = _depth.streak(history, judged)
+        judged = [(r, found, self._bad(found, r.step)) for r, found in trends if found]
+        streak = _depth.streak(judged)
         if streak is None:
             return ()
         going = progress(history)
         record, trend = streak.records[-1], streak.trend
-        causes = _depth.shares(_causes(record, _depth.blame(record)), -1)
-        severity, confidence = self._severity(streak, going)
+        inquest = Inquest(record, history.records[0], -1)
+        causes = inquest.causes()
+        severity, confidence = self._severity(history, streak, going, inquest, causes)
         first, last = trend.layers[0], trend.layers[-1]
         # The sum over the ledger is what the report shows; the verdict rests on the fitted drop.
-        bits = -_depth.blame(record).total or trend.drop * math.log2(10)
+        total = inquest.total
+        bits = -total if total < 0 else trend.drop * math.log2(10)
         summary = (
             f"the gradient loses {bits:.0f} bits ({bits / math.log2(10):.1f} decades) on its way "
             f"from `{last or '(model)'}` back to `{first or '(model)'}`"
@@ -72,21 +82,26 @@ class VanishingGradient:
                 streak.until,
                 causes,
                 confidence,
-                {
-                    "decades": trend.drop,
-                    "monotony": trend.monotony,
-                    "ledger_bits": _depth.blame(record).total,
-                },
+                {"decades": trend.drop, "monotony": trend.monotony, "ledger_bits": total},
             ),
         )
 
-    def _bad(self, trend: Trend) -> bool:
-        steep = trend.drop >= self.warn_decades and trend.monotony >= self.monotony
-        return steep and trend.witnessed
+    def _bad(self, trend: Trend, step: int) -> bool:
+        decades = self.born_decades if step < _outcome.YOUNG else self.warn_decades
+        return trend.drop >= decades and trend.monotony >= self.monotony and trend.witnessed
 
-    def _severity(self, streak: Streak, going: Progress) -> tuple[Severity, str]:
-        if going.moving:
+    def _severity(
+        self,
+        history: History,
+        streak: Streak,
+        going: Progress,
+        inquest: Inquest,
+        causes: tuple[Cause, ...],
+    ) -> tuple[Severity, str]:
+        if _outcome.learns(history, going):
             return Severity.NOTE, f"It learns in spite of it: {going.text}."
+        by_size = bool(causes) and causes[0].name == "init"
+        grown = self._grown(streak)
         lasting = len(streak.records) >= self.critical_exams and streak.steps >= self.stuck_steps
         if lasting and streak.trend.drop >= self.critical_decades:
             lost = _updates_lost(streak.records[-1], streak.trend)
@@ -96,10 +111,24 @@ class VanishingGradient:
                     f"It has lasted since step {streak.since}, and the first layers are stuck: "
                     f"{how} in a step."
                 )
-            if going.moving is False and streak.steps >= self.flat_steps:
+            waits = by_size and grown is not None and grown < self.chance
+            if going.moving is False and streak.steps >= self.flat_steps and not waits:
                 return Severity.CRITICAL, (
                     f"It has lasted since step {streak.since}, and {going.text}."
                 )
+        if by_size and history.last_step < _outcome.YOUNG:
+            moving = _outcome.move(streak.records[-1], _early(streak.trend))
+            if moving is not None and moving >= _outcome.MOVES:
+                return Severity.NOTE, (
+                    f"The first layers change by {moving:.1%} of their size in a step: it will "
+                    "probably heal."
+                )
+            if len(causes[0].layers) == 1:
+                return Severity.NOTE, (
+                    "It is one layer, whose own gradient is as large as ever: it will grow."
+                )
+        if inquest.later and not lasting and streak.steps < self.flat_steps:
+            return Severity.NOTE, f"It came at step {streak.since}, and may go as it came."
         if streak.until == 0:
             return Severity.WARNING, (
                 "A prediction at initialisation: about half of such networks heal by themselves "
@@ -107,54 +136,21 @@ class VanishingGradient:
             )
         return Severity.WARNING, f"Seen since step {streak.since}; {going.text}."
 
+    def _grown(self, streak: Streak) -> float | None:
+        """How far the first layers have moved, in their own size: the sum of the ratios."""
+        known = [(r.step, _outcome.move(r, _early(streak.trend))) for r in streak.records]
+        ratios = [ratio for _, ratio in known if ratio is not None]
+        return median(ratios) * streak.steps if ratios else None
+
 
 _CULPRIT: Final = {
     "activation": "activations that flatten out",
     "init": "the size of the weights",
-    "depth": "blocks that only lose as a whole",
+    "depth": "the number of layers",
+    "normalisation": "the normalisation",
+    "data-scale": "activations that the inputs saturate",
+    "learning-rate": "what the steps have made of the weights",
 }
-
-
-def _causes(record: Record, found: Blame) -> Iterator[Cause]:
-    bounded, weighted = _depth.bits(found.bounded), _depth.bits(found.weighted)
-    rectifiers = _depth.bits(found.rectifiers)
-    steep = all(entry.kind in _depth.STEEP for entry in found.bounded)
-    if found.bounded and steep and weighted > 0.25 * abs(bounded):
-        yield Cause(
-            "init",
-            f"{_depth.kinds(found.bounded, 'lose')} {-bounded:.1f} bits because the weights before "
-            f"them are so large that they saturate (the weights add {weighted:.1f} bits).",
-            _depth.names(found.weighted),
-            bounded,
-        )
-    elif found.bounded:
-        yield Cause(
-            "activation",
-            f"{_depth.kinds(found.bounded, 'lose')} {-bounded:.1f} bits, "
-            f"{-bounded / len(found.bounded):.2f} each"
-            + ("." if steep else " (a sigmoid loses 2 at best, its slope is at most 1/4)."),
-            _depth.names(found.bounded),
-            bounded,
-        )
-    shrinking = [entry for entry in found.weighted if entry.bits < 0]
-    if shrinking and weighted + rectifiers < 0:
-        gain = math.sqrt(2) if found.rectifiers else 1.0
-        factor = _depth.init_factor(record, shrinking, gain)
-        text = f"{_depth.kinds(found.weighted, 'lose')} {-weighted:.1f} bits"
-        if found.rectifiers:
-            text += f", {_depth.kinds(found.rectifiers, 'lose')} {-rectifiers:.1f}"
-        if factor is not None and factor < 1:
-            rule = "He's" if found.rectifiers else "the signal-preserving"
-            text += f": their weights are {1 / factor:.3g} times smaller than {rule} size"
-        yield Cause("init", text + ".", _depth.names(shrinking), weighted + rectifiers)
-    if found.rest and (rest := _depth.bits(found.rest)) < 0:
-        yield Cause(
-            "depth",
-            f"{_depth.listed(_depth.names(found.rest))} lose {-rest:.1f} bits, which cannot be "
-            "split further.",
-            _depth.names(found.rest),
-            rest,
-        )
 
 
 def _updates_lost(record: Record, trend: Trend) -> float | None:
@@ -164,7 +160,7 @@ def _updates_lost(record: Record, trend: Trend) -> float | None:
     ratios = [
         parameter.update_ratio
         for parameter in record.parameters
-        if parameter.name.rpartition(".")[0] in early and len(parameter.shape) > 1
+        if _outcome.owner(parameter) in early and len(parameter.shape) > 1
     ]
     known = [ratio for ratio in ratios if ratio is not None]
     return max(known) if known and max(known) < _outcome.LOST else None

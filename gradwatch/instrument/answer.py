@@ -2,159 +2,129 @@
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from gradwatch.core.answer import FIELDS
+from gradwatch.instrument.hypotheses import misfit, of_classes, of_yes_or_no
 
-LARGEST: Final = 1 << 22
-"""Elements; a larger output is not looked at: its copies in float64 would cost memory."""
+LARGEST: Final = 1 << 21
+"""Elements that are looked at: the copies in float64 cost memory."""
 COLUMNS: Final = 1 << 16
 """Entries per sample up to which each gets a mean of its own."""
+SMALL: Final = 1e-6
+"""Relative size up to which what is left of a difference is rounding."""
 
 
 def readable(output: Tensor, gradient: Tensor) -> bool:
     """Whether an output and the gradient at it can be read as answers of a batch."""
     return (
         output.layout is torch.strided
-        and not output.is_complex()
+        and output.is_floating_point()
         and not hasattr(output, "to_local")
         and output.shape == gradient.shape
         and output.ndim > 0
         and output.shape[0] > 1
-        and output.numel() <= LARGEST
-        and output.numel() // output.shape[0] <= COLUMNS
+        and output.numel() > 0
+        and _thinned(output).numel() <= LARGEST
+        and _samples(_thinned(output)).shape[1] <= COLUMNS
     )
 
 
 @torch.no_grad()
-def read_targets(output: Tensor, gradient: Tensor) -> Tensor:
+def read_targets(output: Tensor, gradient: Tensor, whole: Tensor | None = None) -> Tensor:
     """Return the numbers of `FIELDS` as a float64 tensor on the output's device.
 
     The first axis is the batch; classes are along the second one (`(batch, classes, ...)`), or
-    along the last (`(batch, time, classes)`), whichever fits better.
+    along the last (`(batch, time, classes)`), whichever fits better. `whole` is the gradient with
+    that of what the call itself did with its output: what a model that computes its own loss has.
     """
-    y, g = output.detach().double(), gradient.detach().double()
-    samples = y.shape[0]
-    flat, slope = y.reshape(samples, -1), g.reshape(samples, -1)
-    columns = flat.shape[1]
-    centred, tilted = flat - flat.mean(0), slope - slope.mean(0)
-    nan = y.new_full((), torch.nan)
-    sums = (y.sum(-1) - 1).square().mean().sqrt() if y.ndim > 1 else nan
-    found = [
-        *(y.new_tensor(float(number)) for number in (True, samples, columns)),
-        *(y.min(), y.max(), sums, centred.square().mean().sqrt()),
-        *_classes(y, g),
-        *_binary(flat, slope),
-        *_of_probabilities(flat, slope),
-        *(slope.square().sum(), centred.square().sum()),
-        *((centred * tilted).sum(), tilted.square().sum()),
-    ]
-    row = torch.stack(found)
-    assert row.numel() == len(FIELDS)
-    return row
+    y, g = _thinned(output.detach()), _thinned(gradient.detach())
+    nan, one = (torch.full((), value, device=y.device).double() for value in (torch.nan, 1.0))
+    inside = 0 * one
+    if whole is not None:
+        within = _thinned(whole.detach())
+        inside = (g.abs().max() <= SMALL * within.abs().max()).double()
+        g = torch.where(inside > 0, within, g)
+    flat, slope = _samples(y), _samples(g)
+    found = {"alone": one, "call": 0 * one, "outputs": one, "inside": inside}
+    if y.ndim > 1:
+        found |= _classes(y, g)
+        found["row_sums"] = (y.double().sum(-1) - 1).square().mean().sqrt()
+    found |= of_yes_or_no(flat, slope)
+    part = torch.minimum(found["part"], found.get("part_of_rows", one))
+    found["part"] = part * (y.numel() / output.numel())
+    found |= _moments(flat.double(), slope.double())
+    return torch.stack([found.get(name, nan).double() for name in FIELDS])
 
 
-def _classes(y: Tensor, g: Tensor) -> list[Tensor]:
-    """Cross-entropy (with the soft pair), then negative log-likelihood."""
-    if y.ndim < 2 or y.shape[1] < 2:
-        return [y.new_full((), torch.nan)] * 10
+def _thinned(tensor: Tensor) -> Tensor:
+    """Leave out evenly spaced positions of an output that is too large: times of a sequence whose
+    last axis holds the classes, or pixels."""
+    if tensor.numel() <= LARGEST or tensor.ndim < 3:
+        return tensor
+    excess = -(-tensor.numel() // LARGEST)
+    if tensor.ndim == 3:
+        return tensor[:, ::excess]
+    return tensor[(slice(None), slice(None), slice(None, None, excess))]
+
+
+def _samples(tensor: Tensor) -> Tensor:
+    """One row for each sample; of sequences with very many entries, for each time."""
+    rows = tensor.reshape(tensor.shape[0], -1)
+    if rows.shape[1] > COLUMNS and tensor.ndim == 3:
+        return tensor.reshape(-1, tensor.shape[-1])
+    return rows
+
+
+def _classes(y: Tensor, g: Tensor) -> dict[str, Tensor]:
+    """Try the axes that can be that of the classes: the gradient of a softmax is balanced along
+    its own; a log-likelihood is normalised along its own."""
     axes = [1] if y.ndim == 2 else [1, y.ndim - 1]
-    ways = [_along(y.movedim(axis, -1), g.movedim(axis, -1)) for axis in axes if y.shape[axis] > 1]
+    ways = [of_classes(y.movedim(a, -1), g.movedim(a, -1)) for a in axes if y.shape[a] > 1]
+    if not ways:
+        return {}
     found = ways[0]
-    for other in ways[1:]:  # the axis whose softmax explains the gradient
-        better = other[0].nan_to_num(torch.inf) < found[0].nan_to_num(torch.inf)
-        nll = other[6].nan_to_num(torch.inf) < found[6].nan_to_num(torch.inf)
-        found = [
-            torch.where(better if i < 6 else nll, new, old)
-            for i, (new, old) in enumerate(zip(other, found, strict=True))
-        ]
+    for other in ways[1:]:
+        balanced = other["balance"].nan_to_num(torch.inf) < found["balance"].nan_to_num(torch.inf)
+        nll = other["nll_error"].nan_to_num(torch.inf) < found["nll_error"].nan_to_num(torch.inf)
+        found = {
+            name: torch.where(nll if name.startswith("nll") else balanced, other[name], value)
+            for name, value in found.items()
+        }
     return found
 
 
-def _along(y: Tensor, g: Tensor) -> list[Tensor]:
-    y, g = y.reshape(-1, y.shape[-1]), g.reshape(-1, g.shape[-1])
-    counted = (g != 0).any(-1, keepdim=True).double()  # rows that the loss ignores have none
-    rows = counted.sum()
-    label = g.argmin(-1, keepdim=True)
-    target = torch.zeros_like(y).scatter_(-1, label, 1.0) * counted
-    constant = _entropy(target.sum(0) / rows, rows)
-    logs = y.log_softmax(-1)
-    expected = (logs.exp() - target) * counted
-    soft = (logs.exp() - g * rows) * counted  # the targets, if it is a plain mean
-    found = [
-        _misfit(expected, g),
-        -(logs * target).sum() / rows,
-        constant,
-        _scale(expected, g) * rows,
-        -(logs * soft).sum() / rows,
-        _entropy((soft.sum(0) / rows).clamp(min=0), rows),
-    ]
-    normal = (y.exp().sum(-1) - 1).abs().max()  # a log-likelihood is normalised
-    error = _misfit(-target, g)
-    found += [
-        torch.where(normal < 1e-2, error, torch.nan),
-        -(y * target).sum() / rows,
-        constant,
-        _scale(-target, g) * rows,
-    ]
-    return found
-
-
-def _binary(y: Tensor, g: Tensor) -> list[Tensor]:
-    target = (g < 0).double()
-    expected = y.sigmoid() - target
-    loss = F.binary_cross_entropy_with_logits(y, target)
-    return [
-        _misfit(expected, g),
-        loss,
-        _binary_entropy(target.mean(0), len(target)),
-        _scale(expected, g) * y.numel(),
-    ]
-
-
-def _of_probabilities(p: Tensor, g: Tensor) -> list[Tensor]:
-    inside = (p.min() >= 0) & (p.max() <= 1)
-    safe = p.clamp(1e-12, 1 - 1e-12)
-    target = (g < 0).double()
-    # In terms of the logit, which does not blow up: d loss / d logit = p - target.
-    expected, slope = safe - target, g * safe * (1 - safe)
-    error = _misfit(expected, slope)
-    loss = -(target * safe.log() + (1 - target) * (1 - safe).log()).mean()
-    return [
-        torch.where(inside, error, torch.nan),
-        loss,
-        _binary_entropy(target.mean(0), len(target)),
-        _scale(expected, slope) * p.numel(),
-    ]
-
-
-def _scale(expected: Tensor, g: Tensor) -> Tensor:
-    """The factor by which the gradient is larger than expected, by least squares."""
-    return (expected * g).sum() / expected.square().sum()
-
-
-def _misfit(expected: Tensor, g: Tensor) -> Tensor:
-    """Root mean square of what is left when the gradient is scaled to what is expected, relative
-    to the expected: scale-free, and NaN for no gradient at all."""
-    fitted = g * ((expected * g).sum() / g.square().sum())
-    return ((fitted - expected).square().sum() / expected.square().sum()).sqrt()
-
-
-def _entropy(shares: Tensor, rows: Tensor) -> Tensor:
-    """The loss of the best constant answer: the entropy of the classes, with the correction of
-    Miller (1955) for a batch that is small, and never more than that of equal shares."""
-    entropy = -(shares * shares.clamp(min=1e-300).log()).sum()
-    entropy = entropy + ((shares > 0).sum() - 1) / (2 * rows)
-    return entropy.clamp(max=math.log(shares.numel()))
-
-
-def _binary_entropy(shares: Tensor, rows: int) -> Tensor:
-    """The same for each column by itself."""
-    entropy = F.binary_cross_entropy(shares, shares, reduction="none")
-    mixed = ((shares > 0) & (shares < 1)).double()
-    return (entropy + mixed / (2 * rows)).clamp(max=math.log(2)).mean()
+def _moments(y: Tensor, g: Tensor) -> dict[str, Tensor]:
+    """Sum over the entries that the loss reads: those whose gradient is not zero, if there are."""
+    varying = (y - y.mean(0)).square().mean().sqrt()
+    ends = {"low": y.min(), "high": y.max(), "varying": varying}
+    asked = (g != 0).double()
+    asked = torch.where(asked.any(), asked, torch.ones_like(asked))
+    each = asked.sum(0)
+    count = each.sum()
+    y = y * asked
+    centred = (y - y.sum(0) / each.clamp(min=1)) * asked
+    tilted = (g - g.sum(0) / each.clamp(min=1)) * asked
+    sizes = g.abs()
+    mean = sizes.sum() / count
+    spread = ((sizes - mean).square() * asked).sum() / count
+    size = {"samples": y.new_tensor(float(len(y))), "columns": y.new_tensor(float(y.shape[1]))}
+    return {
+        **size,
+        **ends,
+        "prior": torch.where((y * g).sum() > 0, misfit(y, g), torch.nan),
+        "asked": count,
+        "asked_columns": (each > 0).sum(),
+        "squares": g.square().sum(),
+        "square_output": y.square().sum(),
+        "product": (y * g).sum(),
+        "total": y.sum(),
+        "tilt": g.sum(),
+        "var_output": centred.square().sum(),
+        "covariance": (centred * tilted).sum(),
+        "var_gradient": tilted.square().sum(),
+        "uneven": spread.sqrt() / mean,
+    }

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from gradwatch.core.answer import FIELDS
 from gradwatch.core.record import (
     NO_GRAD_INPUT,
     NO_GRAD_OUTPUT,
@@ -149,9 +150,16 @@ def _over_time(parts: Sequence[NDArray[np.float64]]) -> tuple[float, ...]:
 
 
 def answer(seen: Sequence[Seen], numbers: Sequence[NDArray[np.float64]]) -> tuple[float, ...]:
-    """Return the numbers of the last outermost call that got a gradient; none if there is none."""
-    answered = [one.answered for one in seen if one.answered is not None]
-    if not answered:
-        return ()
-    _, *rest = (float(value) for value in numbers[answered[-1]])
-    return float(len(answered) == 1), *rest
+    """Return the numbers of the outermost calls that got a gradient, of each layer the last call's
+    and the step's last one at the end; none if there is none."""
+    answered = [one for one in seen if one.answered]
+    calls = {one.layer.name: one for one in answered}
+    found: list[float] = []
+    for position, one in enumerate(sorted(calls.values(), key=answered.index)):
+        alone = sum(other.layer.name == one.layer.name for other in answered) == 1
+        tickets = [one.answered[i] for i in sorted(one.answered)]
+        rows = [dict(zip(FIELDS, numbers[ticket], strict=True)) for ticket in tickets]
+        outputs = sum(not row["inside"] for row in rows)
+        for row in rows:
+            found += (row | {"alone": alone, "call": position, "outputs": outputs}).values()
+    return tuple(float(value) for value in found)

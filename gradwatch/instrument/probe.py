@@ -35,6 +35,9 @@ from gradwatch.instrument.transfer import Transfer
 MAX_OPERATIONS: Final = 4096
 """Operations outside modules that are followed in one forward pass."""
 
+MAX_ANSWERS: Final = 8
+"""Outputs of an outermost call whose targets are read."""
+
 COUNTED: Final = frozenset({"ReLU", "ReLU6", "Threshold"})
 """Activations that can be exactly zero for ever: their units are counted."""
 
@@ -182,12 +185,12 @@ class Probe:
             if tensor.grad_fn is None:  # a parameter: a hook would stay on it
                 continue
             seen.outs.add(edge)
+            if seen.parent is None and len(seen.answers) < MAX_ANSWERS:
+                seen.answers[graph.number(edge[0]), edge[1]] = i, tensor.detach()
             if (base := graph.base_edge(tensor)) is not None:
                 seen.bases[edge] = base
         if not seen.outs:
             seen.reason = PASS_THROUGH if passed_on else NO_GRAD_OUTPUT
-        if seen.parent is None and len(tensors) == 1 and tensors[0].requires_grad:
-            seen.answer = tensors[0].detach()
         if seen.layer.weighted:
             state.channel = 1 if "Conv" in seen.layer.kind else -1
         if (
@@ -379,21 +382,24 @@ class Probe:
                 if gradient is None:
                     continue
                 if own is not None and own.total is not None:
-                    gradient = gradient - own.total
+                    whole, gradient = gradient, gradient - own.total
                     own.total = None
                     call.grad_outputs.append(self.transfer.add(measure(gradient)))
-                    self._keep(call, (node, nr), gradient)
+                    self._keep(call, (node, nr), gradient, whole)
                     continue
                 self._keep(call, (node, nr), gradient)
                 if nr not in rows:
                     rows[nr] = self.transfer.add(measure(gradient))
                 call.grad_outputs.append(rows[nr])
 
-    def _keep(self, call: Seen, place: Place, gradient: Tensor) -> None:
-        """Look at what needs the gradient itself and not only its statistics."""
-        answer, call.answer = call.answer, None
+    def _keep(
+        self, call: Seen, place: Place, gradient: Tensor, whole: Tensor | None = None
+    ) -> None:
+        """Look at what needs the gradient itself and not only its statistics; `whole` is the
+        gradient with that of the uses inside the call."""
+        i, answer = call.answers.pop(place, (0, None))
         if answer is not None and readable(answer, gradient):
-            call.answered = self.transfer.add(read_targets(answer, gradient))
+            call.answered[i] = self.transfer.add(read_targets(answer, gradient, whole))
         replay = call.replay
         if replay is not None and place in replay.outputs:
             replay.gradients[replay.outputs[place]] = gradient.detach()

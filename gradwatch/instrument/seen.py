@@ -49,8 +49,8 @@ class Seen:
 
     __slots__ = (
         "active",
-        "answer",
         "answered",
+        "answers",
         "bases",
         "children",
         "common",
@@ -96,9 +96,9 @@ class Seen:
         self.common: list[int] = []
         self.dtype = ""
         self.training = True
-        self.answer: Tensor | None = None
-        """The output of an outermost call, until its gradient has come."""
-        self.answered: int | None = None
+        self.answers: dict[Place, tuple[int, Tensor]] = {}
+        """The outputs of an outermost call with their positions, until their gradients come."""
+        self.answered: dict[int, int] = {}
         self.replay: Replay | None = None
         self.times: list[int] = []
 

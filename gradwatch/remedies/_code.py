@@ -87,6 +87,20 @@ def replace_each(names: Sequence[str], *body: str) -> str:
     )
 
 
+def redraw(names: Sequence[str], draw: str) -> str:
+    """Return code that draws the weights of these layers with `draw`, an expression in which
+    `layer` is in scope, and sets their biases to 0."""
+    return "\n".join(
+        [
+            f"for name in {listing(names)}:",
+            "    layer = model.get_submodule(name)",
+            f"    {draw}",
+            '    if getattr(layer, "bias", None) is not None:',
+            "        torch.nn.init.zeros_(layer.bias)",
+        ]
+    )
+
+
 def mention(names: Sequence[str]) -> str:
     """Return names for a comment: all of a few, the first and the last of many."""
     shown = [repr(name) for name in names]

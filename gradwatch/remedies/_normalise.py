@@ -8,10 +8,29 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from typing import Final
 
 from gradwatch.core.record import Call, Record
 from gradwatch.core.remedy import CannotPrescribe
 from gradwatch.remedies import _code, _reading
+
+TREATS: Final = frozenset(
+    {
+        (finding, cause)
+        for finding in ("vanishing-gradient", "exploding-gradient", "signal-scale")
+        for cause in ("init", "depth", "normalisation")
+    }
+    | {
+        ("vanishing-gradient", "activation"),
+        ("saturated-activation", "init"),
+        ("non-finite", "normalisation"),
+    }
+)
+"""The (finding, cause) pairs that a normalisation answers."""
+
+_ATTENTION: Final = {"multiheadattention", "scaleddotproductattention", "layernorm", "rmsnorm"}
+_SEQUENCES: Final = _ATTENTION | {"embedding", "lstm", "gru", "rnn"}
+"""What tells of sequences: their Linear layers give (batch, time, features)."""
 
 
 def hidden_layers(record: Record) -> tuple[Call, ...]:
@@ -33,6 +52,17 @@ def hidden_layers(record: Record) -> tuple[Call, ...]:
     if not fit:
         raise CannotPrescribe("no hidden Linear or Conv layer was found that can be wrapped")
     return tuple(fit.values())
+
+
+def refuse_sequences(record: Record) -> None:
+    """Raise `CannotPrescribe` where Linear layers give more than vectors."""
+    for call in record.calls:
+        kind = _reading.canonical(call.layer.kind)
+        if kind in _SEQUENCES or kind.startswith("transformer"):
+            raise CannotPrescribe(
+                f"the model works on sequences (it has a {call.layer.kind}), where it would mix up "
+                "time and features: see layer-norm"
+            )
 
 
 def wrap(calls: tuple[Call, ...], norm: Callable[[int, str], str]) -> str:

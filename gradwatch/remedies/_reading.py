@@ -125,7 +125,11 @@ def replaceable(record: Record, call: Call) -> bool:
 
 
 def own_weights(record: Record) -> tuple[Place, ...]:
-    """Return the places whose `weight` is a parameter of the layer, to be written to in place."""
+    """Return the places whose `weight` is a parameter of the layer, to be written to in place.
+
+    What is frozen has its weights for a reason, and is left out.
+    """
+    frozen = {parameter.name for parameter in record.parameters if not parameter.trainable}
     # The weight of a parametrized layer (weight norm and its like) is computed.
     split = (
         parameter.name.partition(".parametrizations.weight.") for parameter in record.parameters
@@ -137,6 +141,7 @@ def own_weights(record: Record) -> tuple[Place, ...]:
         if not place.layer.functional
         and len(place.layer.weight_shape) >= 2
         and place.layer.name not in computed
+        and f"{place.layer.name}.weight" not in frozen
     )
 
 

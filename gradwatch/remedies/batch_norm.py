@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 from gradwatch.core.finding import Finding
 from gradwatch.core.record import Call, Record
 from gradwatch.core.remedy import CannotPrescribe, Prescription
 from gradwatch.remedies import _code, _normalise, _reading
-
-_ATTENTION: Final = {"multiheadattention", "scaleddotproductattention", "layernorm", "rmsnorm"}
-_SEQUENCES: Final = _ATTENTION | {"embedding", "lstm", "gru", "rnn"}
-"""What tells of sequences: their Linear layers give (batch, time, features)."""
 
 
 @dataclass(frozen=True)
@@ -46,19 +41,14 @@ class BatchNorm:
     @property
     def treats(self) -> frozenset[tuple[str, str]]:
         """The (finding, cause) pairs it answers."""
-        vanishing = {("vanishing-gradient", cause) for cause in ("activation", "init", "depth")}
-        exploding = {("exploding-gradient", cause) for cause in ("init", "depth")}
-        return frozenset(vanishing | exploding | {("signal-scale", "init")})
+        return _normalise.TREATS
 
     def prescribe(self, finding: Finding, record: Record) -> Prescription:
         """Return the change for this model; raises `CannotPrescribe` with the reason."""
         layers = _normalise.hidden_layers(record)
         linear = [call for call in layers if not _normalise.axes(call)]
-        if linear and (kind := _sequence(record)):
-            raise CannotPrescribe(
-                f"the model works on sequences (it has a {kind}), where batch normalisation "
-                "would mix up time and features: see layer-norm"
-            )
+        if linear:
+            _normalise.refuse_sequences(record)
         if any(_one_sample(call) for call in linear):
             raise CannotPrescribe("the batch holds one sample, which has no variance")
         return Prescription(
@@ -69,17 +59,10 @@ class BatchNorm:
         )
 
 
-def _sequence(record: Record) -> str | None:
-    """The first kind in the record that works on sequences."""
-    for call in record.calls:
-        kind = _reading.canonical(call.layer.kind)
-        if kind in _SEQUENCES or kind.startswith("transformer"):
-            return call.layer.kind
-    return None
-
-
 def _one_sample(call: Call) -> bool:
     return call.output is not None and call.output.count <= call.layer.weight_shape[0]
 
 
 REMEDIES = (BatchNorm(),)
+CURES = ("large-tanh-mlp", "activation-deep-sigmoid")
+DOES_NOT_CURE = ("init-zeros",)

@@ -18,7 +18,8 @@ class HeInit:
     signal keeps its size from layer to layer, and the gradient too. PyTorch's default for Linear
     and Conv layers has variance 1/(3 fan_in), a sixth of it: 1.3 bits are lost in each ReLU layer.
 
-    Helps when: a deep net of ReLU, LeakyReLU, PReLU or GELU vanishes or explodes from its weights.
+    Helps when: a deep net of ReLU, LeakyReLU, PReLU or GELU vanishes or explodes from its weights;
+    all units of a layer are alike, or all zero, since their weights were not drawn at random.
     Does not help when: the activations are sigmoids, whose slope of 1/4 at most costs 2 bits a
     layer whatever the weights (a 20-layer sigmoid net went from 58 lost bits to 30, not to 0); the
     net is narrow and very deep, where the gradient's size is a random walk (Hanin 2018); the
@@ -47,7 +48,10 @@ class HeInit:
                 "exploding-gradient",
                 "non-finite",
                 "signal-scale",
+                "saturated-activation",
                 "dead-units",
+                "symmetric-units",
+                "zero-gradient",
             )
         )
 
@@ -61,15 +65,9 @@ class HeInit:
             "linear": [name for name in _reading.names(chosen) if name not in hidden],
         }
         parts = [
-            "\n".join(
-                [
-                    f"for name in {_code.listing(names)}:",
-                    "    layer = model.get_submodule(name)",
-                    "    torch.nn.init.kaiming_normal_(layer.weight, "
-                    f'nonlinearity="{nonlinearity}")',
-                    '    if getattr(layer, "bias", None) is not None:',
-                    "        torch.nn.init.zeros_(layer.bias)",
-                ]
+            _code.redraw(
+                names,
+                f'torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="{nonlinearity}")',
             )
             for nonlinearity, names in groups.items()
             if names
@@ -83,3 +81,5 @@ class HeInit:
 
 
 REMEDIES = (HeInit(),)
+CURES = ("init-constant-relu", "large-relu-mlp")
+DOES_NOT_CURE = ("activation-deep-sigmoid",)

@@ -45,10 +45,15 @@ class HoldParameters:
             f"Add {_code.counted(len(names), 'parameter')} to the optimizer",
             "held = {id(p) for group in optimizer.param_groups for p in group['params']}\n"
             "forgotten = [p for p in model.parameters() if p.requires_grad and id(p) not in held]\n"
-            'optimizer.add_param_group({"params": forgotten})\n'
+            "first = optimizer.param_groups[0]\n"
+            'options = {key: value for key, value in first.items() if key != "params"}\n'
+            'optimizer.add_param_group({**options, "params": forgotten})\n'
             "# If they are to stay as they are: for p in forgotten: p.requires_grad_(False)",
+            of_optimizer=True,
             answers=_reading.answers(finding, self),
         )
 
 
 REMEDIES = (HoldParameters(),)
+CURES = ("forgotten-by-the-optimizer",)
+DOES_NOT_CURE = ("low-learning-rate",)

@@ -41,9 +41,7 @@ class LayerNorm:
     @property
     def treats(self) -> frozenset[tuple[str, str]]:
         """The (finding, cause) pairs it answers."""
-        vanishing = {("vanishing-gradient", cause) for cause in ("activation", "init", "depth")}
-        exploding = {("exploding-gradient", cause) for cause in ("init", "depth")}
-        return frozenset(vanishing | exploding | {("signal-scale", "init")})
+        return _normalise.TREATS
 
     def prescribe(self, finding: Finding, record: Record) -> Prescription:
         """Return the change for this model; raises `CannotPrescribe` with the reason."""
@@ -69,3 +67,5 @@ class LayerNorm:
 
 
 REMEDIES = (LayerNorm(),)
+CURES = ("activation-square", "init-uniform-zero-one-sigmoid")
+DOES_NOT_CURE = ("sigmoid-mlp",)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gradwatch.core.finding import Finding
 from gradwatch.core.record import Record
-from gradwatch.core.remedy import Prescription
+from gradwatch.core.remedy import CannotPrescribe, Prescription
 from gradwatch.remedies import _code, _reading
 
 
@@ -17,7 +17,8 @@ class Reconnect:
     Helps when: a `.detach()`, `.data`, `.item()`, a `torch.no_grad()` or NumPy stands between them
     and the loss, or an argmax or a rounding, which have no gradient; or the module is made and
     never called.
-    Does not help when: they are unused on purpose: `requires_grad_(False)` says so.
+    Does not help when: they are unused on purpose: `requires_grad_(False)` says so. Where a
+    gradient reaches every parameter that is trained it is refused.
     """
 
     @property
@@ -33,15 +34,19 @@ class Reconnect:
     @property
     def treats(self) -> frozenset[tuple[str, str]]:
         """The (finding, cause) pairs it answers."""
-        return frozenset({("disconnected-parameters", "disconnection")})
+        findings = ("disconnected-parameters", "disconnected-state", "zero-gradient")
+        return frozenset((finding, "disconnection") for finding in findings)
 
     def prescribe(self, finding: Finding, record: Record) -> Prescription:
-        """Return where to look; the code that cuts the graph is the user's."""
-        layers = _reading.blamed(finding, self)
+        """Return where to look: the code that cuts the graph is the user's; raises
+        `CannotPrescribe` where nothing is cut off."""
+        layers = _reading.blamed(finding, self) or _unreached(record)
+        if not layers:
+            raise CannotPrescribe("a gradient reaches every parameter that is trained")
         called = {call.layer.name for call in record.calls}
         where = (
             f"after {layers[-1]!r}, the last of them that is called"
-            if layers and layers[-1] in called
+            if layers[-1] in called
             else "in forward(): these modules are made and not called"
         )
         return Prescription(
@@ -57,4 +62,12 @@ class Reconnect:
         )
 
 
+def _unreached(record: Record) -> tuple[str, ...]:
+    """The layers whose parameters no gradient reached."""
+    missed = (p.name for p in record.parameters if p.trainable and not p.reached)
+    return tuple(dict.fromkeys(name.rpartition(".")[0] for name in missed))
+
+
 REMEDIES = (Reconnect(),)
+CURES = ()
+DOES_NOT_CURE = ()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from gradwatch.core.finding import Finding
 from gradwatch.core.record import Record
 from gradwatch.core.remedy import CannotPrescribe, Prescription
-from gradwatch.remedies import _code, _reading
+from gradwatch.remedies import _blocks, _branches, _code, _reading
 from gradwatch.remedies._reading import Place
+
+_SAME_OPTIMIZER: Final = (
+    "# The parameters are the same ones: an optimizer that holds them need not be made anew."
+)
 
 
 @dataclass(frozen=True)
@@ -19,113 +23,132 @@ class Residual:
 
     In y = x + f(x) the gradient reaches x along the identity whatever f does to it, so it no longer
     is a product of all the layers. The block is a weighted layer up to its activation: a skip
-    around the layer alone would still send all of the gradient through the activation.
+    around the layer alone would still send all of the gradient through the activation. Where the
+    shapes differ, `residual-projection` adds a linear projection of the input, of orthogonal
+    weights (1x1 with the same stride for a convolution). `residual-pre-norm` adds s f(norm(x)),
+    with a normalisation at the beginning of the block, and a learnt factor s, that starts as one by
+    the root of the number of blocks: all of them together add as much as one.
 
     Helps when: a net is deep (over some 20 layers) and has no other way back to its first layers.
-    Does not help when: widths change in every layer; the signal grows with each sum, as after
-    sigmoids, which are never negative: put a normalisation into the block (pre-norm). In 49 sick
-    trainings that it could be applied to it repaired 8. The names in state_dict change.
+    Does not help when: the signal grows with each sum, as after sigmoids, which are never negative,
+    or with many blocks: there the pre-norm is needed. In 49 sick trainings that it could be applied
+    to without a norm it repaired 8. The names in state_dict change.
 
-    He, Zhang, Ren and Sun 2015, "Deep Residual Learning for Image Recognition".
+    He, Zhang, Ren and Sun 2015, "Deep Residual Learning for Image Recognition"; Xiong et al. 2020
+    (pre-norm); De and Smith 2020 (the factor).
     """
+
+    norm: bool = False
+    """Whether each block begins with a normalisation."""
+    project: bool = False
+    """Whether blocks whose sides differ get one too, with a projection."""
 
     @property
     def name(self) -> str:
-        """Name for the command line."""
-        return "residual"
+        """`residual`, `residual-pre-norm` or `residual-projection`."""
+        return "residual" + "-pre-norm" * self.norm + "-projection" * self.project
 
     @property
     def title(self) -> str:
         """What it does, as an imperative."""
-        return "Add skip connections around the hidden layers"
+        norm = ", with a normalisation in each block" if self.norm else ""
+        project = ", with projections where widths differ" if self.project else ""
+        return f"Add skip connections around the hidden layers{norm}{project}"
 
     @property
     def treats(self) -> frozenset[tuple[str, str]]:
         """The (finding, cause) pairs it answers."""
-        return frozenset(("vanishing-gradient", cause) for cause in ("activation", "init", "depth"))
+        vanishing = {("vanishing-gradient", cause) for cause in ("activation", "init", "depth")}
+        if not self.norm:
+            return frozenset(vanishing)
+        findings = ("exploding-gradient", "signal-scale", "dead-units")
+        return frozenset(vanishing | {(finding, "depth") for finding in findings})
 
     def prescribe(self, finding: Finding, record: Record) -> Prescription:
         """Return the change for this model; raises `CannotPrescribe` with the reason."""
-        square = [place for place in _reading.hidden(record) if _square(place, record)]
-        if not square:
-            raise CannotPrescribe("no hidden layer has an input and an output of the same shape")
-        blocks = _blocks(square, record)
-        by_hand = [place for place in square if place.activation and _functional(place)]
+        beside = _branches.inside(record)
+        hidden = [p for p in _reading.hidden(record) if p.layer.name not in beside]
+        square = [place for place in hidden if _blocks.square(place, record)]
+        other = [
+            p for p in hidden[1:] if self.project and p not in square and _blocks.projectable(p)
+        ]
+        if self.project and not other:
+            raise CannotPrescribe("no hidden layer has an input and an output of different shape")
+        if not square and not other:
+            raise CannotPrescribe(
+                "no hidden layer has an input and an output of the same shape and no skip "
+                "connection around it"
+            )
+        chosen = [place for place in hidden if place in square or place in other]
+        blocks = _blocks.chains(chosen, record)
+        by_hand = [place for place in chosen if place.activation and _blocks.functional(place)]
         if not blocks and not by_hand:
             raise CannotPrescribe(
-                "no hidden layer of the same width on both sides stands in a plain chain with "
-                "its activation"
+                "no hidden layer that could get one stands in a plain chain with its activation"
             )
+        projected = [block[0] for block in blocks if block[0] in _reading.names(other)]
+        if self.project and blocks and not projected:
+            raise CannotPrescribe("no layer that changes the width stands in a plain chain")
+        wrap = _wrap(blocks, projected, norm=self.norm)
+        classes = [
+            "ScaledResidual" if self.norm else "Residual",
+            *(["ProjectedResidual"] if projected else []),
+        ]
         return Prescription(
             self.name,
             f"Add skip connections around {_code.counted(len(blocks) or len(by_hand), 'block')}",
-            _code.definition("Residual") + _wrap(blocks) if blocks else _advice(by_hand),
+            _code.definition(*classes) + wrap if blocks else _advice(by_hand),
             runnable=bool(blocks),
-            runs=_wrap(blocks) if blocks else "",
+            runs=wrap if blocks else "",
             answers=_reading.answers(finding, self),
         )
 
 
-def _square(place: Place, record: Record) -> bool:
-    """Whether its input can be added to its output."""
-    layer, call = place.layer, place.call
-    shape = layer.weight_shape
-    if layer.functional or not call.cut or len(shape) < 2 or shape[0] != shape[1]:
-        return False
-    if len(shape) == 2:
-        return True
-    # A stride or missing padding of a convolution shows in the number of elements only.
-    source = place.before
-    return (
-        source is not None
-        and source.output is not None
-        and call.output is not None
-        and source.output.count == call.output.count
+def _wrap(blocks: Sequence[tuple[str, ...]], projected: Sequence[str], *, norm: bool) -> str:
+    lines = [f"blocks = {_code.tuples(blocks)}"]
+    if projected:
+        lines += [
+            f"projected = {_code.listing(projected)}",
+            "projected = {model.get_submodule(name) for name in projected}",
+        ]
+    lines += [
+        "new = {}",
+        "for block in blocks:",
+        "    layer, *rest = [model.get_submodule(name) for name in block]",
+        "    branch = torch.nn.Sequential(layer, *rest)",
+    ]
+    residual = "Residual(branch)"
+    if norm:
+        lines += [
+            "    if isinstance(layer, torch.nn.Linear):",
+            "        norm = torch.nn.LayerNorm(layer.in_features)",
+            "    else:  # the same over channels and positions",
+            "        norm = torch.nn.GroupNorm(1, layer.in_channels)",
+            "    branch.insert(0, norm.to(layer.weight))",
+        ]
+        residual = f"ScaledResidual(branch, {len(blocks)} ** -0.5).to(layer.weight)"
+    lines.append(f"    new[layer] = {residual}")
+    if projected:
+        lines += [
+            "    if layer in projected:",
+            "        if isinstance(layer, torch.nn.Linear):",
+            "            sizes = layer.in_features, layer.out_features",
+            "        else:",
+            "            sizes = layer.in_channels, layer.out_channels, 1, layer.stride",
+            "        projection = type(layer)(*sizes, bias=False)",
+            "        torch.nn.init.orthogonal_(projection.weight)",
+            "        new[layer] = ProjectedResidual(branch, projection.to(layer.weight))",
+        ]
+    return "\n".join(
+        [
+            *lines,
+            "    new.update(dict.fromkeys(rest, torch.nn.Identity()))  # they went into the block",
+            "for name, module in list(model.named_modules(remove_duplicate=False)):",
+            "    if module in new:",
+            "        model.set_submodule(name, new[module])",
+            _code.NEW_OPTIMIZER if norm or projected else _SAME_OPTIMIZER,
+        ]
     )
-
-
-def _functional(place: Place) -> bool:
-    return place.activation is not None and place.activation.layer.functional
-
-
-def _block(place: Place, record: Record) -> tuple[str, ...]:
-    """The modules from the layer to its activation, where they are a plain chain; else empty."""
-    chain = [place.call]
-    if place.activation is not None:
-        chain += place.after[: place.after.index(place.activation) + 1]
-    plain = all(
-        _reading.replaceable(record, call) and call.parent == place.call.parent and call.cut
-        for call in chain
-    )
-    return tuple(call.layer.name for call in chain) if plain else ()
-
-
-def _blocks(square: Sequence[Place], record: Record) -> list[tuple[str, ...]]:
-    """The blocks that can be wrapped: no module of one is also called outside of all of them."""
-    chains = [block for place in square if (block := _block(place, record))]
-    calls = Counter(call.layer.name for call in record.calls)
-    while True:
-        inside = Counter(name for block in chains for name in block)
-        whole = [block for block in chains if all(inside[name] == calls[name] for name in block)]
-        heads = Counter(block[0] for block in set(whole))  # one layer, two different activations
-        whole = [block for block in whole if heads[block[0]] == 1]
-        if whole == chains:
-            return list(dict.fromkeys(whole))
-        chains = whole
-
-
-def _wrap(blocks: Sequence[tuple[str, ...]]) -> str:
-    return f"""\
-blocks = {_code.tuples(blocks)}
-new = {{}}
-for block in blocks:
-    layer, *rest = [model.get_submodule(name) for name in block]
-    new[layer] = Residual(torch.nn.Sequential(layer, *rest))
-    new.update(dict.fromkeys(rest, torch.nn.Identity()))  # they went into the block
-for name, module in list(model.named_modules(remove_duplicate=False)):
-    if module in new:
-        model.set_submodule(name, new[module])
-# The parameters are the same ones: an optimizer that holds them need not be made anew."""
 
 
 def _advice(places: Sequence[Place]) -> str:
@@ -142,4 +165,6 @@ def _advice(places: Sequence[Place]) -> str:
     )
 
 
-REMEDIES = (Residual(),)
+REMEDIES = (Residual(norm=True), Residual(), Residual(project=True))
+CURES = ("default-relu-mlp", "activation-deep-sigmoid")
+DOES_NOT_CURE = ("init-zeros",)

@@ -27,7 +27,8 @@ class XavierInit:
     gain makes up for what the activation after the layer takes: 5/3 for tanh, √2 for ReLU; torch
     has 1 for the sigmoid.
 
-    Helps when: a net of tanh, or of layers with different widths, has weights of the wrong size.
+    Helps when: a net of tanh, or of layers with different widths, has weights of the wrong size;
+    all units of a layer are alike, or all zero, since their weights were not drawn at random.
     Does not help when: the activations are sigmoids and the net is deep. Around 0 it would need
     gain 4, which saturates them: no init cures a deep sigmoid net, another activation or a
     normalisation does. For ReLU nets `he-init` is the usual choice.
@@ -56,6 +57,9 @@ class XavierInit:
                 "non-finite",
                 "signal-scale",
                 "saturated-activation",
+                "saturated-output",
+                "symmetric-units",
+                "zero-gradient",
             )
         )
 
@@ -71,15 +75,7 @@ class XavierInit:
                 gain = "1"
             groups[gain][place.layer.name] = None
         parts = [
-            "\n".join(
-                [
-                    f"for name in {_code.listing(tuple(names))}:",
-                    "    layer = model.get_submodule(name)",
-                    f"    torch.nn.init.xavier_uniform_(layer.weight, gain={gain})",
-                    '    if getattr(layer, "bias", None) is not None:',
-                    "        torch.nn.init.zeros_(layer.bias)",
-                ]
-            )
+            _code.redraw(tuple(names), f"torch.nn.init.xavier_uniform_(layer.weight, gain={gain})")
             for gain, names in groups.items()
         ]
         number = len(_reading.names(chosen))
@@ -92,3 +88,5 @@ class XavierInit:
 
 
 REMEDIES = (XavierInit(),)
+CURES = ("small-tanh-mlp", "init-uniform-zero-one-sigmoid")
+DOES_NOT_CURE = ("sigmoid-mlp",)

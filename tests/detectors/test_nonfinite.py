@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -134,3 +135,79 @@ def test_a_gradient_that_was_skipped_over_is_a_note() -> None:
     (found,) = NonFinite()(watcher.history)
     assert (found.since, found.severity) == (8, Severity.NOTE)
     assert "over" in found.summary
+
+
+class Once(nn.Module):
+    """Applies a function from one of its calls on."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], step: int) -> None:
+        super().__init__()
+        self.function, self.step, self.calls = function, step, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.function(x) if self.calls > self.step else x * 1.0
+
+
+def by_hand(x: Tensor) -> Tensor:
+    exponentials = (1000 * x).exp()
+    return exponentials / exponentials.sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("step", [0, 7])
+@pytest.mark.parametrize(
+    ("function", "operation"),
+    [
+        (by_hand, "exp"),
+        (lambda x: (x - x.detach()).log(), "log"),
+        (lambda x: x.masked_fill(x < 1e9, -torch.inf).softmax(-1), "softmax"),
+        (lambda x: x / (0 * x).std(0), "std"),
+        (lambda x: torch.where(x > 0, x.sqrt(), 0 * x), "sqrt"),
+    ],
+    ids=["softmax by hand", "log of zero", "all masked", "no deviation", "where"],
+)
+def test_the_operation_is_named(
+    function: Callable[[Tensor], Tensor], operation: str, step: int
+) -> None:
+    model = lambda: with_module(mlp(4, nn.ReLU), 5, Once(function, step))  # noqa: E731
+    found = finding(replace(BASE, model=model))
+    assert (found.since, found.cause) == (step, "numerics")
+    assert found.layers[0].partition(":")[0] == "5"
+    assert any(layer.startswith(f"5:{operation}") for layer in found.layers), found.layers
+
+
+def test_targets_that_are_not_finite() -> None:
+    def data() -> tuple[Tensor, Tensor]:
+        inputs, labels = digit_vectors()
+        targets = nn.functional.one_hot(labels, 10).float()
+        targets[::8, 2] = torch.nan
+        return inputs, targets
+
+    found = finding(replace(BASE, data=data, loss=nn.MSELoss()))
+    assert (found.since, found.cause, found.layers) == (0, "data", ())
+
+
+def test_an_epsilon_that_is_zero_in_half_precision() -> None:
+    def data() -> tuple[Tensor, Tensor]:
+        inputs, labels = digit_vectors()
+        return inputs.half(), labels
+
+    training = replace(
+        BASE,
+        model=lambda: mlp(2, nn.ReLU).half(),
+        data=data,
+        optimizer=torch.optim.Adam,
+        learning_rate=1e-3,
+    )
+    found = finding(training)
+    assert (found.since, found.cause) == (1, "precision")
+
+
+def test_a_loss_of_nan_with_finite_gradients_is_not_over() -> None:
+    class Loss(nn.Module):
+        def forward(self, output: Tensor, target: Tensor) -> Tensor:
+            return nn.functional.cross_entropy(output, target) + 0 * output.mean() + torch.nan
+
+    found = finding(replace(BASE, loss=Loss()))
+    assert found.severity >= Severity.WARNING
+    assert "the loss is" in found.summary

@@ -98,6 +98,15 @@ def digit_rows() -> Batch:
     return inputs.reshape(-1, 8, 8), labels
 
 
+def first_symbols(length: int = 12, samples: int = 1024) -> Batch:
+    """Sequences of noise; the class is which of four symbols stands at the beginning."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 4, (samples,), generator=generator)
+    inputs = 0.3 * torch.randn(samples, length, 2, generator=generator)
+    inputs[:, 0] = torch.stack([labels % 2, labels // 2], -1) * 2.0 - 1
+    return inputs, labels
+
+
 def mlp(
     depth: int,
     activation: Callable[[], nn.Module],
@@ -286,6 +295,21 @@ class Detached(nn.Module):
         return self.head(self.encoder(x).detach())  # type: ignore[no-any-return]
 
 
+class DetachedState(nn.Module):
+    """Reads a sequence with a cell whose state is detached after each step."""
+
+    def __init__(self, width: int = 24) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(2, width)
+        self.head = nn.Linear(width, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = x.new_zeros(len(x), self.cell.hidden_size)
+        for step in x.unbind(1):
+            state = self.cell(step, state.detach())
+        return self.head(state)  # type: ignore[no-any-return]
+
+
 class ScaledLoss(nn.Module):
     """Cross-entropy that is a thousand times larger in one step: as an outlier makes it."""
 
@@ -398,6 +422,9 @@ SICK: dict[str, Training] = {
         optimizer=lambda params, lr: torch.optim.AdamW(params, lr=lr, weight_decay=1.0),
     ),
     "detached": Training(Detached, digit_vectors),
+    "detached-state": Training(
+        DetachedState, first_symbols, learning_rate=1e-2, optimizer=ADAM, steps=100
+    ),
     "forgotten-by-the-optimizer": Training(
         lambda: mlp(2, nn.ReLU),
         digit_vectors,

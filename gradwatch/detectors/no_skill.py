@@ -1,0 +1,127 @@
+"""Learns nothing: after many steps the answers are no better than one that is always the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, median, stdev
+from typing import ClassVar
+
+from gradwatch.core.answer import Answer
+from gradwatch.core.answers import answers
+from gradwatch.core.finding import Cause, Finding, Severity
+from gradwatch.core.history import History
+from gradwatch.core.progress import progress
+from gradwatch.core.record import Record
+from gradwatch.detectors import _outcome
+
+
+@dataclass(frozen=True, slots=True)
+class LearnsNothing:
+    """The answers are worth no more than the best one that never looks at its input.
+
+    The safety net under all other detectors: it says that something is wrong where none of them
+    can say what. The loss of the best constant answer is known from the targets of each examined
+    batch, for cross-entropies and squared errors. A loss that has fallen to just that value has
+    fallen for the output's bias alone.
+
+    Hard tasks have plateaus, so that it takes 50 steps, a loss that does not fall, and the average
+    over all exams of that time. It is critical when the second half of at least 100 steps has
+    brought nothing. If the updates are of an ordinary size, the suspicion falls on the data: labels
+    that do not belong to the inputs, or inputs that say nothing of them.
+    """
+
+    name: ClassVar[str] = "learns-nothing"
+
+    steps: int = 50
+    """Steps after which a training is judged."""
+    grace: int = 20
+    """First steps that do not count."""
+    exams: int = 4
+    """Exams whose answers are needed."""
+    once: float = 0.15
+    """Skill in any one exam that says that it had learnt something."""
+    skill: float = 0.03
+    """Part of the way from the best constant answer to the right one that is still nothing."""
+    near: float = 0.1
+    """Part of a constant answer's loss by which answers may be worse than it, and near it."""
+    errors: float = 2.0
+    """Standard errors by which the mean of the exams is above nothing."""
+    long: int = 100
+    """Steps of a run whose second half has to bring something."""
+    slow: float = 1e-5
+    """Typical update-to-weight ratio under which the steps are too small ..."""
+    fast: float = 0.1
+    """... and above which they are too large."""
+
+    def __call__(self, history: History) -> tuple[Finding, ...]:
+        """Judge all exams since the first steps."""
+        last = history.last_step
+        going = progress(history)
+        seen = [
+            (record, answer)
+            for record, answer in answers(history)
+            if record.step >= self.grace and answer.skill is not None
+        ]
+        if going.moving or last < self.steps or len(seen) < self.exams or _takes_turns(seen):
+            return ()
+        half = len(seen) // 2
+        each = [answer.skill or 0.0 for _, answer in seen]
+        early, late = (_skill([a for _, a in part]) for part in (seen[:half], seen[half:]))
+        noise = self.errors * stdev(each) / len(each) ** 0.5
+        better = median(each[half:]) >= self.skill or mean(each) > noise or max(each) > self.once
+        # From far below a constant answer up to it, it has only learnt what is constant.
+        rising = late - early > max(self.skill, noise) and not -self.near < late < self.skill
+        if better or rising:
+            return ()
+        answer = seen[-1][1]
+        constant = mean(a.constant for _, a in seen)
+        long = last + 1 >= self.long and seen[half][0].step <= (last + 1) / 2 + self.grace
+        return (
+            Finding(
+                self.name,
+                Severity.CRITICAL if long else Severity.WARNING,
+                f"after {last + 1} steps the answers are no better than one that is the same for "
+                f"every sample: the {answer.kind} is {(1 - late) * constant:.4g}, and that of the "
+                f"best constant answer {constant:.4g}",
+                (),
+                next((r.step for r, _ in seen if r.step >= self.steps), seen[-1][0].step),
+                seen[-1][0].step,
+                (self._cause(seen[-1][0]),),
+                f"Over {len(seen)} exams; {going.text}.",
+                {"skill": late, "constant": constant},
+            ),
+        )
+
+    def _cause(self, record: Record) -> Cause:
+        ratios = [p.update_ratio for p in _outcome.weights(record) if p.update_ratio is not None]
+        typical = median(ratios) if ratios else None
+        if typical is not None and not self.slow < typical < self.fast:
+            size = "small" if typical <= self.slow else "large"
+            text = f"The steps are too {size}: the typical weight changes by {typical:.2g} in one."
+            return Cause("learning-rate", text, share=1.0)
+        return Cause(
+            "data",
+            "Weights, gradients and steps are of ordinary size: perhaps the labels do not belong "
+            "to the inputs, or the inputs say nothing of them.",
+            share=1.0,
+        )
+
+
+def _skill(found: Sequence[Answer]) -> float:
+    """What some answers are worth together: loss and constant answer are of the same batches."""
+    return 1 - sum(a.loss for a in found) / sum(a.constant for a in found)
+
+
+def _takes_turns(seen: Sequence[tuple[Record, Answer]]) -> bool:
+    """Whether different weights learn in different exams, as in a GAN: of two adversaries, neither
+    is meant to win."""
+    learning = {
+        frozenset(p.name for p in record.parameters if p.gradient is not None) for record, _ in seen
+    }
+    return len(learning) > 1 and not frozenset.intersection(*learning)
+
+
+DETECTORS = (LearnsNothing(),)
+HEALTHY = ("digits-mlp", "resnet", "output-label-smoothing", "warm-up")
+SICK = ("output-softmax-twice-deep", "skip-gram-both-tables-zero")

@@ -1,0 +1,190 @@
+"""Unscaled targets: the targets are in units that the outputs are not made for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gradwatch.core.answer import ABSOLUTE_ERROR, SQUARED_ERROR, Answer, heads
+from gradwatch.core.answers import answers
+from gradwatch.core.finding import Cause, Finding, Severity
+from gradwatch.core.history import History
+from gradwatch.core.progress import Progress, progress
+from gradwatch.core.record import Record
+from gradwatch.detectors import _ending, _outcome
+
+Seen = tuple[Record, Answer]
+
+
+@dataclass(frozen=True, slots=True)
+class UnscaledTargets:
+    """A regression whose targets are very much larger than what the net gives, or very much
+    smaller, and that does not get there.
+
+    A net with ordinary weights gives outputs of about size one. Targets of thousands (prices,
+    returns that were not scaled) make the first steps of plain gradient descent too large by as
+    much, and are thousands of steps away for an optimizer whose steps have a size of their own, or
+    for clipped gradients. Targets of a ten-thousandth are lost in the noise of the outputs, and the
+    loss looks excellent all the while. What is compared are sizes and spreads, known from the
+    squared error and its gradient; of an absolute error, the size of the error.
+
+    A net that learns is left in peace: targets of tens are often reached. The rewards of a policy
+    are targets in this sense: a first step that makes the policy certain is their doing if they are
+    large.
+    """
+
+    name: ClassVar[str] = "unscaled-targets"
+
+    large: float = 30.0
+    """Size of the targets over that of the outputs of a net as it was born, at least 1."""
+    steps: int = 50
+    """Steps that it must have lasted to be critical."""
+    reached: float = 0.1
+    """Part of the targets' size, or of their spread, that the outputs must have in the end."""
+    tiny: float = 10.0
+    """Spread of the outputs over that of the targets, at birth and for good."""
+    halves: float = 4.0
+    """Times half of the run that the spread of the outputs needs to come down, at its pace."""
+    rewards: float = 30.0
+    """Size of a policy's advantages, which are usually of size one."""
+
+    def __call__(self, history: History) -> tuple[Finding, ...]:
+        """Judge the exams in which the targets are known."""
+        seen = answers(history)
+        going = progress(history)
+        if rewarded := self._rewards(seen, going):
+            return rewarded
+        known = [one for one in seen if one[1].kind in (SQUARED_ERROR, ABSOLUTE_ERROR)]
+        if not known or known[0][1].through or known[0][0].step > 2:
+            return ()
+        if going.diverged:
+            return self._thrown(known, history, going)
+        records = tuple(record for record, _ in known)
+        if going.moving or (going.skill or 0.0) > 0.05 or not _outcome.lasting(records):
+            return ()
+        return self._far(known, going) or self._lost(known, going)
+
+    def _thrown(
+        self, known: Sequence[Seen], history: History, going: Progress
+    ) -> tuple[Finding, ...]:
+        born = self._times(known[0][1])
+        if born < self.large or _ending.bounded(known[0][0]) is not None:
+            return ()
+        return self._finding(
+            Severity.CRITICAL,
+            f"the targets are {born:.3g} times larger than the first outputs, and so were the "
+            "first steps",
+            (known[0][0].step, history.last_step),
+            f"Diverged: {going.text}.",
+            {"times": born},
+        )
+
+    def _far(self, known: Sequence[Seen], going: Progress) -> tuple[Finding, ...]:
+        """The outputs have not come near the size of the targets."""
+        (first, birth), (last, latest) = known[0], known[-1]
+        born = self._times(birth)
+        if born < self.large or _ending.bounded(last) is not None:
+            return ()
+        if latest.kind == SQUARED_ERROR:
+            size = latest.rms / latest.target_rms
+            spread = latest.varying / latest.target_varying if latest.target_varying > 0 else 1.0
+        else:  # of an absolute error only its own size is known
+            size = spread = latest.rms / latest.residual
+        if min(size, spread) > self.reached:
+            return ()
+        severity, confidence = self._verdict(known, going)
+        return self._finding(
+            severity,
+            f"the targets are {born:.3g} times larger than the first outputs, and after "
+            f"{last.step} steps these have {size:.2g} of their size and {spread:.2g} of their "
+            "spread",
+            (first.step, last.step),
+            confidence,
+            {"times": born, "size": size, "spread": spread},
+        )
+
+    def _lost(self, known: Sequence[Seen], going: Progress) -> tuple[Finding, ...]:
+        """The outputs differ from sample to sample by much more than the targets do."""
+        (first, birth), (last, latest) = known[0], known[-1]
+        ratios = [answer.varying / answer.target_varying for _, answer in known if _real(answer)]
+        if len(ratios) < len(known) or not birth.target_varying * self.tiny < min(1.0, birth.rms):
+            return ()
+        middle = next(answer for record, answer in known if record.step >= last.step / 2)
+        pace = math.log(max(middle.varying, latest.varying) / latest.varying)
+        if min(ratios) < self.tiny or math.log(ratios[-1]) < self.halves * pace:
+            return ()
+        severity, confidence = self._verdict(known, going, certain=True)
+        return self._finding(
+            severity,
+            f"the targets differ by {latest.target_varying:.2g} from sample to sample, and the "
+            f"outputs by {ratios[-1]:.3g} times as much, however small the loss is",
+            (first.step, last.step),
+            confidence,
+            {"times": 1 / ratios[-1], "spread": latest.target_varying},
+        )
+
+    def _rewards(self, seen: Sequence[Seen], going: Progress) -> tuple[Finding, ...]:
+        """The first steps made a policy certain, for its rewards are large."""
+        policies = [
+            (record, head)
+            for record, _ in seen
+            for head in heads(record.output)[:1]
+            if not head.kind and head.classes > 1
+        ]
+        if not policies or going.moving:
+            return ()
+        (first, birth), later = policies[0], policies[1:]
+        advantage = birth.size * math.sqrt(birth.classes) * birth.samples
+        soon = [head for record, head in later if record.step <= 5]
+        certain = any(head.size == 0 or head.entropy < 0.05 for head in soon)
+        if first.step or not (birth.balance < 0.02 and birth.entropy > 0.5 and certain):
+            return ()
+        if advantage < self.rewards or not _outcome.lasting([r for r, _ in policies]):
+            return ()
+        critical = going.moving is False and policies[-1][1].entropy < 0.2
+        return self._finding(
+            Severity.CRITICAL if critical else Severity.WARNING,
+            f"rewards of size {advantage:.3g} made the policy certain in its first steps",
+            (first.step, policies[-1][0].step),
+            f"The entropy of the policy fell from {birth.entropy:.0%} of the largest to "
+            f"{min(head.entropy for head in soon):.1%}; {going.text}.",
+            {"times": advantage},
+        )
+
+    def _verdict(
+        self, known: Sequence[Seen], going: Progress, *, certain: bool = False
+    ) -> tuple[Severity, str]:
+        """`certain` is for what the loss does not show."""
+        severity, confidence = _outcome.verdict(tuple(record for record, _ in known), going)
+        long = known[-1][0].step - known[0][0].step >= self.steps
+        if certain and long:
+            severity = Severity.CRITICAL
+        return (severity if long else min(severity, Severity.WARNING)), confidence
+
+    def _times(self, birth: Answer) -> float:
+        size = birth.target_rms if birth.kind == SQUARED_ERROR else birth.residual
+        return size / max(1.0, birth.rms)
+
+    def _finding(
+        self,
+        severity: Severity,
+        summary: str,
+        steps: tuple[int, int],
+        confidence: str,
+        numbers: dict[str, float],
+    ) -> tuple[Finding, ...]:
+        why = "The targets are not scaled to what a net gives, which is of about size one."
+        cause = Cause("data-scale", why, share=1.0)
+        return (Finding(self.name, severity, summary, (), *steps, (cause,), confidence, numbers),)
+
+
+def _real(answer: Answer) -> bool:
+    """Whether the targets differ by more than rounding, and by more than a trace of their size."""
+    return answer.target_varying > 1e-6 * answer.rms and answer.target_varying > 0
+
+
+DETECTORS = (UnscaledTargets(),)
+HEALTHY = ("digits-mlp", "scale-targets-tens", "scale-targets-huber", "dqn-huber-loss")
+SICK = ("scale-targets-prices-adam", "scale-targets-tiny", "dqn-rewards-unscaled")

@@ -1,0 +1,178 @@
+"""Zero gradient: backward reaches the weights, and what arrives is exactly zero, every time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+from gradwatch.core.finding import Cause, Finding, Severity
+from gradwatch.core.history import History
+from gradwatch.core.progress import progress
+from gradwatch.core.record import ZERO_GRADIENT, Call, Parameter, Record
+from gradwatch.detectors import _depth, _ending, _outcome
+
+PRODUCTS: Final = frozenset({"mul", "bmm", "mm", "baddbmm", "matmul", "linear", "Bilinear"})
+"""Operations whose gradient is zero on both sides if both factors are."""
+UNDERFLOW: Final = 1e-30
+"""Gradient from which on float32 can lose the rest: a zero after that is the format's doing."""
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroGradient:
+    """Weights whose gradient was exactly zero in every exam, though backward reached them.
+
+    A gradient is never exactly zero by chance. It is where something has no derivative (rounding,
+    a sign, a comparison, an argmax), where two factors are both zero (two tables or two layers in a
+    row that were initialised with zeros), where a softmax has but one unit, and where a loss counts
+    instead of measuring. The place is where a gradient goes in and none comes out; if none comes
+    out of the loss, it is the loss.
+
+    Weights that start at zero gradient and get one later, as behind a head of zeros, are not meant;
+    nor are dead rectifiers, functions that are saturated, half precision that underflows, and heads
+    whose loss is switched off in a training that learns.
+    """
+
+    name: ClassVar[str] = "zero-gradient"
+
+    share: float = 0.1
+    """Share of all trainable elements from which on it is said."""
+    half: float = 0.5
+    """The same from which on a training that is stuck is stuck for that."""
+
+    def __call__(self, history: History) -> tuple[Finding, ...]:
+        """Look at all exams: a gradient in one of them is enough."""
+        records = [record for record in history if any(p.gradient for p in record.parameters)]
+        if not _outcome.lasting(records):
+            return ()
+        names = _always_zero(records)
+        if not names:
+            return ()
+        latest = records[-1]
+        sizes = {p.name: math.prod(p.shape) for p in latest.parameters if p.trainable}
+        share = sum(sizes.get(name, 0) for name in names) / max(1, sum(sizes.values()))
+        stops = _stops(latest)
+        cause = _cause(latest, stops)
+        going = progress(history)
+        if cause is None or share < self.share or (not stops and going.moving):
+            return ()
+        if going.moving is False and (share >= self.half or stops):
+            severity = Severity.CRITICAL
+        else:
+            severity = Severity.WARNING
+        layers = tuple(
+            dict.fromkeys(p.name.rpartition(".")[0] for p in _zero(latest) if p.name in names)
+        )
+        return (
+            Finding(
+                self.name,
+                severity,
+                f"the gradient of {len(names)} parameters ({share:.0%} of all that is to be "
+                f"trained) is exactly zero in all {len(records)} exams: those of "
+                f"{_depth.listed(layers)}",
+                layers,
+                records[0].step,
+                latest.step,
+                (cause,),
+                f"No rounding makes an exact zero; {going.text}.",
+                {"parameters": float(len(names)), "share": share},
+            ),
+        )
+
+
+def _always_zero(records: Sequence[Record]) -> set[str]:
+    """Return the parameters whose gradient was zero in every exam that had one of them, and in
+    enough of those: of several optimizers each has its turn."""
+    reached: dict[str, list[Record]] = {}
+    alive: set[str] = set()
+    for record in records:
+        zero = {p.name for p in _zero(record)}
+        for p in record.parameters:
+            if p.gradient is not None:
+                reached.setdefault(p.name, []).append(record)
+                alive |= {p.name} - zero
+    return {name for name, seen in reached.items() if _outcome.lasting(seen)} - alive
+
+
+def _zero(record: Record) -> list[Parameter]:
+    return [
+        p
+        for p in record.parameters
+        if p.trainable
+        and p.dtype not in ("float16", "bfloat16")
+        and p.gradient is not None
+        and p.gradient.count == p.gradient.zeros > 0
+    ]
+
+
+def _stops(record: Record) -> list[Call]:
+    """Return the calls that a gradient goes into and none comes out of, the last one first."""
+    return [
+        call
+        for _, call in reversed(list(_ending.leaves(record)))
+        if call.reason == ZERO_GRADIENT
+        and call.grad_output is not None
+        and call.grad_output.squares > 0
+    ]
+
+
+def _cause(record: Record, stops: Sequence[Call]) -> Cause | None:
+    """Say why; None if it is another detector's business."""
+    for call in stops:
+        kind, gradient = call.layer.kind, call.grad_output
+        where = (call.layer.name,)
+        if gradient is None or gradient.peak < UNDERFLOW or call.dtype in ("float16", "bfloat16"):
+            continue
+        if kind in _depth.RECTIFIERS:
+            continue
+        if kind in ("Softmax", "softmax", "LogSoftmax", "log_softmax") and _single(call):
+            return Cause(
+                "loss",
+                f"`{call.layer.label}` is a softmax over one unit, which is 1 whatever comes in: "
+                "one unit needs a sigmoid and a binary cross-entropy.",
+                where,
+                share=1.0,
+            )
+        if kind in _depth.BOUNDED:
+            continue
+        if call.layer.weighted or kind in PRODUCTS:
+            return Cause(
+                "init",
+                f"`{call.layer.label}` multiplies zeros with zeros: both of what it multiplies was "
+                "initialised with zeros, and each gets the other as its gradient.",
+                where,
+                share=1.0,
+            )
+        return Cause(
+            "disconnection",
+            f"`{call.layer.label}` ({kind}) has a derivative of zero everywhere: nothing comes "
+            "through it (a straight-through estimate lets the gradient pass).",
+            where,
+            share=1.0,
+        )
+    if stops:
+        return None
+    outer = [c for c in record.calls if c.parent is None and c.grad_output is not None]
+    if any(c.grad_output is not None and c.grad_output.squares > 0 for c in outer[-1:]):
+        return Cause("loss", "Their part of the loss has a weight of zero.", share=1.0)
+    return Cause(
+        "loss",
+        "The gradient is zero where it leaves the loss: the loss counts or rounds, or it compares "
+        "with what it cannot differ from.",
+        tuple(call.layer.name for call in outer[-1:]),
+        share=1.0,
+    )
+
+
+def _single(call: Call) -> bool:
+    """Whether all that a softmax gives is 1, or what a log-softmax gives 0."""
+    out = call.output
+    if out is None:
+        return True  # an operation: a softmax that stops all of the gradient over several units
+    return out.zeros == out.count or (out.peak == 1 and out.total == out.count)
+
+
+DETECTORS = (ZeroGradient(),)
+HEALTHY = ("digits-mlp", "lora", "skip-gram", "code-rounded-straight-through")
+SICK = ("loss-of-counted-errors", "skip-gram-both-tables-zero")
