@@ -76,6 +76,7 @@ def _examined(model: nn.Module, loss_fn: LossFn | None, batch: Any) -> Record:
         batch = fresh(batch)
         loss = loss_of(loss_fn, forward(model, batch), batch)
         backward(loss)
+        examination.backward_ended(renewed=False)
         if errors:
             raise errors[0]
         gradients: list[Tensor | None] = [parameter.grad for parameter in parameters.values()]

@@ -265,7 +265,7 @@ class Watcher:
         self._fresh = True
         renewed = self._gradients.renewed()
         if self._examination is not None:
-            self._examination.probe.backward_ended(renewed=renewed)
+            self._examination.backward_ended(renewed=renewed)
         if not self._driven:
             self._read(self._unscale())
 

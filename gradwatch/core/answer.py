@@ -37,6 +37,10 @@ and them."""
 OUTSIDE: Final = ("twice", "brier", "btwice", "bsquare", "flat", "bflat")
 """Those with a function between the model and the loss: the last two with a division by so much
 that the loss sees logits of almost nothing."""
+MICRO_BATCHES: Final = 32
+"""Largest number by which a loss is divided."""
+EXACT: Final = 5e-3
+"""Relative difference up to which the loss that was told is a factor times this one."""
 CLEARLY: Final = 10.0
 """By how much better such a loss has to fit than those without: of logits near 0 all are alike."""
 
@@ -226,6 +230,10 @@ def _one(got: dict[str, float], loss: float | None, factor: float | None = None)
 def _loss(got: dict[str, float], loss: float | None, factor: float | None) -> Answer:
     whole = loss if got["part"] == 1 else None  # of a part, the loss is not the one that was told
     name = _fitting(got, whole)
+    if name and not got[f"{name}_constant"] > 0:
+        # Of one and the same target for all many a loss is that of yes; a squared error is exact.
+        square = _squared_error(got, loss, factor)
+        name = name if square.kind != SQUARED_ERROR else ""
     if name:
         kind, through = _KINDS[name]
         cooling = {"ce": "cool", "bce": "bcool"}.get(name)
@@ -283,8 +291,8 @@ def _plausible(scale: float, value: float, told: float | None) -> bool:
     ratio = scale * value / told
     if not 1e-9 < ratio < math.inf:
         return False
-    usual = 2.0 ** round(math.log2(ratio)), 1 / max(1, round(1 / ratio))
-    return any(abs(ratio / one - 1) < FITS for one in usual)
+    parts = min(MICRO_BATCHES, max(1, round(1 / ratio)))
+    return any(abs(ratio / one - 1) < EXACT for one in (2.0 ** round(math.log2(ratio)), 1 / parts))
 
 
 def _squared_error(got: dict[str, float], loss: float | None, factor: float | None) -> Answer:

@@ -33,7 +33,7 @@ class Prescription:
     """True when it belongs between `backward()` and `optimizer.step()`, else before training."""
     runs: str = ""
     """What a trial executes in its place; empty where that is the code itself. It has the recorded
-    `batches` and `loss_fn` in scope, too, and the classes of `gradwatch.remedies.modules`: a model
+    `batches` and `loss_fn` in scope, too, and the classes of `gradwatch.remedies._modules`: a model
     that is treated with these can be pickled, and code that is pasted needs no gradwatch."""
     of_optimizer: bool = False
     """True when the code changes or replaces the `optimizer`, and so comes after it is made."""

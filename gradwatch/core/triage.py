@@ -12,7 +12,9 @@ from typing import Final
 
 from gradwatch.core.finding import Finding, Severity
 
-STUCK: Final = frozenset({"stalled-updates", "vanishing-gradient", "dead-units"})
+STUCK: Final = frozenset(
+    {"stalled-updates", "vanishing-gradient", "vanishing-over-time", "dead-units"}
+)
 """What a training shows that gets no gradient, or makes no use of it."""
 THROWN: Final = frozenset(
     {
@@ -29,16 +31,19 @@ THROWN: Final = frozenset(
 FOLLOWS: Final[dict[str, frozenset[str]]] = {
     # What is done with the gradients.
     "disconnected-parameters": STUCK | {"symmetric-units"},
-    "disconnected-state": STUCK | {"vanishing-over-time"},
+    "disconnected-state": STUCK,
     "forgotten-parameters": STUCK | {"symmetric-units"},
     "zero-gradient": STUCK,
     "accumulating-gradients": THROWN | STUCK | {"always-clipped"},
-    "ascending-loss": THROWN | STUCK | {"always-clipped", "gradient-spike"},
-    "weight-decay-dominates": STUCK | {"signal-scale", "oversized-updates", "symmetric-units"},
+    "ascending-loss": THROWN | STUCK | {"always-clipped", "epsilon-dominates"},
+    "weight-decay-dominates": STUCK
+    | {"epsilon-dominates", "signal-scale", "oversized-updates", "symmetric-units"},
     "epsilon-dominates": STUCK,
     "lost-updates": STUCK,
     "flushed-gradients": STUCK | {"zero-gradient"},
     "always-clipped": STUCK,
+    "collapsed-router": frozenset({"disconnected-parameters", "dead-units", "stalled-updates"}),
+    "dropped-samples": frozenset({"disconnected-parameters", "stalled-updates"}),
     # What the loss makes of the output, and the data of both.
     "unscaled-targets": THROWN | STUCK | {"drowned-task", "zero-gradient", "always-clipped"},
     "saturated-output": (THROWN | STUCK | {"zero-gradient"}) - {"saturated-output", "non-finite"},
@@ -46,21 +51,31 @@ FOLLOWS: Final[dict[str, frozenset[str]]] = {
     # What a model is born with.
     "signal-scale": THROWN | STUCK,
     "symmetric-units": STUCK,
-    "saturated-activation": STUCK | {"gradient-spike"},
-    "vanishing-over-time": STUCK | {"saturated-activation"},
+    "saturated-activation": (STUCK | {"gradient-spike"}) - {"vanishing-over-time"},
+    "vanishing-over-time": (STUCK - {"vanishing-over-time"}) | {"saturated-activation"},
     # What steps do that are too large.
-    "oversized-updates": THROWN - {"oversized-updates", "saturated-output"},
+    "oversized-updates": (THROWN | {"vanishing-gradient", "vanishing-over-time"})
+    - {"oversized-updates", "saturated-output"},
     "exploding-gradient": (THROWN | STUCK)
-    - {"exploding-gradient", "oversized-updates", "saturated-output"},
-    "gradient-spike": frozenset({"dead-units", "stalled-updates", "non-finite"}),
+    - {"exploding-gradient", "oversized-updates", "saturated-output", "gradient-spike"},
+    "gradient-spike": frozenset(
+        {
+            *("dead-units", "stalled-updates", "non-finite"),
+            *("exploding-gradient", "vanishing-gradient"),
+        }
+    ),
     "non-finite": frozenset({"stalled-updates", "dead-units"}),
     # What becomes of it.
-    "dead-units": STUCK - {"dead-units"},
+    "dead-units": STUCK - {"dead-units", "vanishing-over-time"},
     "vanishing-gradient": frozenset({"stalled-updates"}),
     "posterior-collapse": STUCK | {"collapsed-output"},
     "collapsed-output": STUCK - {"dead-units"},
 }
 """What can follow from a finding, if it was not there before it. No pair stands here both ways."""
+BORN: Final = frozenset({"init", "depth", "activation", "normalisation", "data-scale"})
+"""Causes that are there before the first step: steps that are too large follow from these, and
+never the other way round."""
+OVERSIZED: Final = "oversized-updates"
 LAST_RESORT: Final = "learns-nothing"
 """Says that something is wrong and not what: it follows from whatever else is found."""
 
@@ -88,7 +103,7 @@ def _root(finding: Finding, findings: list[Finding]) -> Finding | None:
         above = [
             other
             for other in findings
-            if (current.name in FOLLOWS.get(other.name, ()) or current.name == LAST_RESORT)
+            if _follows(current, other)
             and other.severity > Severity.NOTE
             and other.since <= current.since
             and other.name not in seen
@@ -97,3 +112,14 @@ def _root(finding: Finding, findings: list[Finding]) -> Finding | None:
             return None if current is finding else current
         current = min(above, key=lambda other: (other.since, -other.severity, other.name))
         seen.add(current.name)
+
+
+def _follows(finding: Finding, other: Finding) -> bool:
+    """Whether one can follow from the other."""
+    if finding.name == LAST_RESORT:
+        return True
+    if other.name == OVERSIZED and finding.cause in BORN:
+        return False
+    if finding.name == OVERSIZED and other.cause in BORN:
+        return True
+    return finding.name in FOLLOWS.get(other.name, ())

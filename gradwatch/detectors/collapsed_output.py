@@ -104,5 +104,5 @@ def _twins(record: Record) -> dict[str, float]:
 
 
 DETECTORS = (CollapsedOutput(),)
-HEALTHY = ("digits-mlp", "gan-non-saturating", "bootstrap-slow-copy")
+HEALTHY = ("digits-mlp", "multi-task-balanced", "bootstrap-slow-copy")
 SICK = ("siamese-without-negatives",)

@@ -49,6 +49,10 @@ class DrownedTask:
     """Gradient in the trunk relative to the largest head's, typically."""
     skill: float = 0.05
     """Part of the way from the best constant answer to the right one that counts as learning."""
+    rises: float = 0.01
+    """Rise of that part, while it is judged, that is learning, though slow."""
+    long: int = 60
+    """Steps that it must have lasted to be critical."""
     steps: int = 30
     """Steps before which a task is not judged: the small ones are slow."""
     still: float = 1e-5
@@ -70,6 +74,7 @@ class DrownedTask:
         loudest = max(others, key=lambda h: h.share).layer if others else ""
         share = median(one.share for one in worst)
         going = progress(history)
+        long = records[-1].step - records[0].step >= self.long
         learnt = (
             ""
             if head.skill is None
@@ -78,7 +83,7 @@ class DrownedTask:
         return (
             Finding(
                 self.name,
-                Severity.CRITICAL if _outcome.lasting(records) else Severity.WARNING,
+                Severity.CRITICAL if long else Severity.WARNING,
                 f"`{head.layer}` has {share:.2g} of the gradient of `{loudest}` in the layers that "
                 f"they share{learnt}",
                 (head.layer,),
@@ -110,7 +115,12 @@ class DrownedTask:
             if not bad:
                 break
             streak.insert(0, head)
-        return streak if streak and median(h.share for h in streak) <= self.share else []
+        skills = [head.skill for head in streak if head.skill is not None]
+        rising = len(skills) > 1 and skills[-1] - skills[0] > self.rises
+        lasts = _outcome.lasting([head.record for head in streak])
+        if not lasts or rising or median(h.share for h in streak) > self.share:
+            return []
+        return streak
 
 
 def _heads(record: Record) -> list[_Head]:

@@ -12,7 +12,7 @@ from gradwatch.core.history import History
 from gradwatch.core.ledger import Entry
 from gradwatch.core.progress import Progress, progress
 from gradwatch.core.record import Record
-from gradwatch.detectors import _depth, _ending, _outcome, _saturated
+from gradwatch.detectors import _decided, _depth, _ending, _outcome, _saturated
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,8 @@ class SaturatedOutput:
     """Part of the loss that no output in the function's range can take away."""
     bits: float = 5.0
     """Bits that a function takes beyond those at its steepest: it passes a 32nd."""
+    flat: float = 7.0
+    """Size of the inputs of a sigmoid at which its slope is a 256th of its largest."""
     decided: float = 0.2
     """Entropy of a policy, of the largest possible, under which it is born decided ..."""
     large: float = 16.0
@@ -64,16 +66,18 @@ class SaturatedOutput:
             return ()
         if sight := _saturated.out_of_reach(seen, self.beyond):
             return self._found(sight, going, patient=True, stubborn=True)
-        if sight := _saturated.decided_policy(seen, self.decided, self.large):
+        if sight := _decided.decided_policy(seen, self.decided, self.large):
             signed = bool((history.losses()[1] <= 0).any())  # a policy's loss says nothing
             return self._found(sight, going, patient=True, stubborn=signed)
-        if sight := _saturated.sure_discriminator(seen, self.sure, self.moved):
+        if sight := _decided.sure_discriminator(seen, self.sure, self.moved):
             return self._found(sight, going, patient=True, stubborn=True)
         if going.moving or (going.skill or 0.0) > 0.05:
             return ()
         if sight := _saturated.flat_end(seen, self.bits):
             return self._found(sight, going)
-        if sight := _saturated.confident(seen, self.wrong, self.rescaled, _last_factor):
+        if sight := _saturated.flat_outside(seen, self.flat, self.decided / 10):
+            return self._found(sight, going, patient=True)
+        if sight := _decided.confident(seen, self.wrong, self.rescaled, self.large, _last_factor):
             return self._found(sight, going, patient=True)
         return ()
 

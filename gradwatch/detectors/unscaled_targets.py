@@ -39,10 +39,14 @@ class UnscaledTargets:
 
     large: float = 30.0
     """Size of the targets over that of the outputs of a net as it was born, at least 1."""
+    early: int = 5
+    """Last step at which the outputs are those of a net as it was born."""
     steps: int = 50
     """Steps that it must have lasted to be critical."""
-    reached: float = 0.1
-    """Part of the targets' size, or of their spread, that the outputs must have in the end."""
+    off: float = 0.3
+    """Size of the error over that of the targets with which they are not reached ..."""
+    spread: float = 0.1
+    """... or the spread of the outputs over that of the targets."""
     tiny: float = 10.0
     """Spread of the outputs over that of the targets, at birth and for good."""
     halves: float = 4.0
@@ -57,7 +61,7 @@ class UnscaledTargets:
         if rewarded := self._rewards(seen, going):
             return rewarded
         known = [one for one in seen if one[1].kind in (SQUARED_ERROR, ABSOLUTE_ERROR)]
-        if not known or known[0][1].through or known[0][0].step > 2:
+        if not known or known[0][1].through or known[0][0].step > self.early:
             return ()
         if going.diverged:
             return self._thrown(known, history, going)
@@ -88,21 +92,21 @@ class UnscaledTargets:
         if born < self.large or _ending.bounded(last) is not None:
             return ()
         if latest.kind == SQUARED_ERROR:
-            size = latest.rms / latest.target_rms
-            spread = latest.varying / latest.target_varying if latest.target_varying > 0 else 1.0
+            size, off = latest.rms / latest.target_rms, latest.residual / latest.target_rms
+            spread = latest.varying / latest.target_varying if _real(latest) else 1.0
         else:  # of an absolute error only its own size is known
             size = spread = latest.rms / latest.residual
-        if min(size, spread) > self.reached:
+            off = latest.residual / birth.residual
+        if off < self.off and spread > self.spread:
             return ()
         severity, confidence = self._verdict(known, going)
         return self._finding(
             severity,
             f"the targets are {born:.3g} times larger than the first outputs, and after "
-            f"{last.step} steps these have {size:.2g} of their size and {spread:.2g} of their "
-            "spread",
+            f"{last.step} steps these have {size:.2g} of their size",
             (first.step, last.step),
             confidence,
-            {"times": born, "size": size, "spread": spread},
+            {"times": born, "size": size, "error": off},
         )
 
     def _lost(self, known: Sequence[Seen], going: Progress) -> tuple[Finding, ...]:
@@ -137,7 +141,7 @@ class UnscaledTargets:
             return ()
         (first, birth), later = policies[0], policies[1:]
         advantage = birth.size * math.sqrt(birth.classes) * birth.samples
-        soon = [head for record, head in later if record.step <= 5]
+        soon = [head for record, head in later if record.step <= self.early]
         certain = any(head.size == 0 or head.entropy < 0.05 for head in soon)
         if first.step or not (birth.balance < 0.02 and birth.entropy > 0.5 and certain):
             return ()
@@ -187,4 +191,4 @@ def _real(answer: Answer) -> bool:
 
 DETECTORS = (UnscaledTargets(),)
 HEALTHY = ("digits-mlp", "scale-targets-tens", "scale-targets-huber", "dqn-huber-loss")
-SICK = ("scale-targets-prices-adam", "scale-targets-tiny", "dqn-rewards-unscaled")
+SICK = ("scale-targets-prices-adam", "scale-targets-tiny")

@@ -127,7 +127,8 @@ class VanishingGradient:
                 return Severity.NOTE, (
                     "It is one layer, whose own gradient is as large as ever: it will grow."
                 )
-        if inquest.later and not lasting and streak.steps < self.flat_steps:
+        seen = history.last_step - streak.since
+        if inquest.later and not lasting and seen < self.flat_steps:
             return Severity.NOTE, f"It came at step {streak.since}, and may go as it came."
         if streak.until == 0:
             return Severity.WARNING, (

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
+from gradwatch.core.answer import heads
 from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import History
 from gradwatch.core.progress import progress
@@ -38,6 +39,8 @@ class ZeroGradient:
 
     share: float = 0.1
     """Share of all trainable elements from which on it is said."""
+    inner: float = 0.02
+    """The same for layers inside of the model, of which no output is made."""
     half: float = 0.5
     """The same from which on a training that is stuck is stuck for that."""
 
@@ -53,9 +56,11 @@ class ZeroGradient:
         sizes = {p.name: math.prod(p.shape) for p in latest.parameters if p.trainable}
         share = sum(sizes.get(name, 0) for name in names) / max(1, sum(sizes.values()))
         stops = _stops(latest)
-        cause = _cause(latest, stops)
+        inner = _inner(latest, names)
+        cause = _cause(latest, stops, inner)
         going = progress(history)
-        if cause is None or share < self.share or (not stops and going.moving):
+        least = self.inner if inner else self.share
+        if cause is None or share < least or (not stops and not inner and going.moving):
             return ()
         if going.moving is False and (share >= self.half or stops):
             severity = Severity.CRITICAL
@@ -117,7 +122,26 @@ def _stops(record: Record) -> list[Call]:
     ]
 
 
-def _cause(record: Record, stops: Sequence[Call]) -> Cause | None:
+def _inner(record: Record, names: set[str]) -> tuple[str, ...]:
+    """Return the layers of these parameters that are called inside of the model, whose outputs get
+    a gradient of zero, and are not among its own outputs (a head whose loss is switched off)."""
+    layers = {name.rpartition(".")[0] for name in names}
+    made = [_ending.source(record, head) for head in heads(record.output)]
+    outputs = {call.layer.name for call in made if call is not None}
+    gradients = [c.grad_output for c in record.calls if c.parent is None and c.grad_output]
+    if not any(gradient.squares > 0 for gradient in gradients):
+        return ()
+    return tuple(
+        call.layer.name
+        for call in record.calls
+        if call.layer.name in layers - outputs
+        and call.parent is not None
+        and call.grad_output is not None
+        and not call.grad_output.squares
+    )
+
+
+def _cause(record: Record, stops: Sequence[Call], inner: tuple[str, ...]) -> Cause | None:
     """Say why; None if it is another detector's business."""
     for call in stops:
         kind, gradient = call.layer.kind, call.grad_output
@@ -153,6 +177,14 @@ def _cause(record: Record, stops: Sequence[Call]) -> Cause | None:
         )
     if stops:
         return None
+    if inner:
+        return Cause(
+            "disconnection",
+            f"What `{inner[-1]}` gives is used, but not in a way that has a derivative: as an "
+            "index, in a comparison, or times zero.",
+            inner,
+            share=1.0,
+        )
     outer = [c for c in record.calls if c.parent is None and c.grad_output is not None]
     if any(c.grad_output is not None and c.grad_output.squares > 0 for c in outer[-1:]):
         return Cause("loss", "Their part of the loss has a weight of zero.", share=1.0)
@@ -174,5 +206,5 @@ def _single(call: Call) -> bool:
 
 
 DETECTORS = (ZeroGradient(),)
-HEALTHY = ("digits-mlp", "lora", "skip-gram", "code-rounded-straight-through")
+HEALTHY = ("digits-mlp", "embedding-bag", "spare-head", "code-rounded-straight-through")
 SICK = ("loss-of-counted-errors", "skip-gram-both-tables-zero")

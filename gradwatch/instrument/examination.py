@@ -75,6 +75,12 @@ class Examination:
         carried = gradient_norms([parameter.grad for parameter in self._parameters.values()])
         self._carried = self.probe.transfer.add(carried.double())
 
+    def backward_ended(self, *, renewed: bool) -> None:
+        """A backward has ended; `renewed` says that the gradients were begun anew for it."""
+        if renewed:  # cleared after the graph was first looked at, as by an inner autograd.grad
+            self._carried = None
+        self.probe.backward_ended(renewed=renewed)
+
     @torch.no_grad()
     def record(
         self,

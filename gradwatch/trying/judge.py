@@ -86,10 +86,11 @@ def _summed(case: Case, arm: Arm) -> Outcome:
 def _helped(arm: Arm, after: Outcome, before: Outcome, control: Outcome | None) -> tuple[bool, str]:
     """Whether it did, and the sentence with the numbers."""
     others = [before] if control is None else [before, control]
-    skills = [other.skill for other in others]
+    # A control whose numbers broke off has no answers, and so no skill.
+    skills = [other.skill if math.isfinite(other.loss) else 0.0 for other in others]
     if after.skill is not None and all(skill is not None for skill in skills):
         worst = min(skill for skill in after.skills if skill is not None)
-        bar = max(skill for other in others for skill in other.skills if skill is not None)
+        bar = max((s for other in others for s in other.skills if s is not None), default=0.0)
         text = (
             f"its answers are {after.skill:.0%} of the way from the best constant one to the "
             f"right, those of the controls {', '.join(f'{skill:.0%}' for skill in skills)}"

@@ -76,6 +76,7 @@ def _like(
     made = kind(described)  # type: ignore[call-arg]
     for name in taken & there.keys() & state.keys():
         parameter, before = there[name], known[name]
-        if parameter.shape == before.shape and torch.equal(parameter.detach(), before):
+        same = parameter.shape == before.shape and parameter.dtype == before.dtype
+        if same and torch.equal(parameter.detach(), before):
             made.state[parameter] = copy.deepcopy(dict(state[name]))
     return made

@@ -283,6 +283,80 @@ class Experts(nn.Module):
         return out * weight[:, None]
 
 
+class TwoViews(nn.Module):
+    """Encodes two noisy views of each sample with the same net."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 16))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        one, other = (x + 0.3 * torch.randn_like(x) for _ in range(2))
+        return self.encoder(one), self.encoder(other)
+
+
+class Apart(nn.Module):
+    """How far the two views are from each other; nothing holds the samples apart."""
+
+    def forward(self, views: tuple[Tensor, Tensor], _: Tensor) -> Tensor:
+        return (views[0] - views[1]).square().sum(-1).mean()
+
+
+class WeightedLoss(nn.Module):
+    """Cross-entropy times a weight."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        return self.weight * nn.functional.cross_entropy(output.float(), target)
+
+
+class Half(nn.Module):
+    """A model under autocast to float16."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.float16):
+            return self.model(x)  # type: ignore[no-any-return]
+
+
+class Cast(nn.Module):
+    """A model whose weights are in bfloat16."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model.bfloat16()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x.bfloat16()).float()  # type: ignore[no-any-return]
+
+
+class LinearExperts(nn.Module):
+    """Linear experts, the first of which is favoured, with room for so many samples each."""
+
+    def __init__(self, favour: float = 0.0, room: int | None = None) -> None:
+        super().__init__()
+        self.router = nn.Linear(10, 4)
+        self.experts = nn.ModuleList(nn.Linear(10, 8) for _ in range(4))
+        self.room = room
+        with torch.no_grad():
+            self.router.bias[0] += favour
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, picked = self.router(x).softmax(-1).max(-1)
+        out = x.new_zeros(len(x), 8)
+        for i, expert in enumerate(self.experts):
+            mine = (picked == i).nonzero()[: self.room, 0]
+            if len(mine):
+                out = out.index_add(0, mine, expert(x[mine]) * weight[mine, None])
+        return out
+
+
 class Detached(nn.Module):
     """A deep encoder whose features are detached before the head: it stays as it was drawn."""
 
@@ -336,6 +410,16 @@ def unscaled_vectors() -> Batch:
     """Digits as vectors whose pixels go up to some thousands."""
     inputs, labels = digit_vectors()
     return 2000 * inputs, labels
+
+
+def opposites() -> Batch:
+    """A linear map and its opposite, and two inputs that tell which: one linear map for both is
+    worth nothing."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(512, 8, generator=generator)
+    which = torch.arange(512) % 2
+    y = x @ torch.randn(8, 8, generator=generator) * (2 * which - 1)[:, None] / 8**0.5
+    return torch.cat([3 * nn.functional.one_hot(which, 2).float(), x], -1), y
 
 
 def with_module(model: nn.Sequential, position: int, module: nn.Module) -> nn.Sequential:
@@ -429,6 +513,53 @@ SICK: dict[str, Training] = {
         lambda: mlp(2, nn.ReLU),
         digit_vectors,
         trained=lambda model: copy.deepcopy(model).parameters(),
+    ),
+    "siamese-without-negatives": Training(
+        TwoViews, digit_vectors, learning_rate=3e-3, optimizer=ADAM, steps=120, loss=Apart()
+    ),
+    "large-epsilon": Training(
+        lambda: mlp(2, nn.ReLU),
+        digit_vectors,
+        learning_rate=1e-2,
+        optimizer=lambda params, lr: torch.optim.Adam(params, lr=lr, eps=100.0),
+    ),
+    "large-weight-decay": Training(
+        lambda: mlp(2, nn.ReLU),
+        digit_vectors,
+        optimizer=lambda params, lr: torch.optim.SGD(params, lr=lr, weight_decay=1.0),
+    ),
+    "maximised": Training(
+        lambda: mlp(2, nn.ReLU),
+        digit_vectors,
+        learning_rate=0.01,
+        optimizer=lambda params, lr: torch.optim.SGD(params, lr=lr, maximize=True),
+    ),
+    "bfloat16-weights": Training(
+        lambda: Cast(mlp(2, nn.ReLU, width=64)),
+        digit_vectors,
+        learning_rate=3e-5,
+        optimizer=ADAM,
+    ),
+    "unscaled-half": Training(
+        lambda: Half(mlp(2, nn.ReLU)),
+        digit_vectors,
+        learning_rate=1e-2,
+        optimizer=lambda params, lr: torch.optim.Adam(params, lr=lr, eps=1e-15),
+        loss=WeightedLoss(1e-7),
+    ),
+    "collapsed-router": Training(
+        lambda: LinearExperts(favour=40.0),
+        opposites,
+        learning_rate=1e-2,
+        optimizer=ADAM,
+        loss=nn.MSELoss(),
+    ),
+    "dropped-samples": Training(
+        lambda: LinearExperts(room=1),
+        opposites,
+        learning_rate=1e-2,
+        optimizer=ADAM,
+        loss=nn.MSELoss(),
     ),
     "spike": Training(
         lambda: mlp(3, nn.ReLU), digit_vectors, loss=ScaledLoss(50, 1000.0), steps=90
