@@ -9,7 +9,7 @@ from typing import ClassVar, Final
 
 import numpy as np
 
-from gradwatch.core.answer import CLEARLY, FIELDS, FITS, MATCHES
+from gradwatch.core.losses import CLEARLY, FIELDS, FITS, MATCHES
 from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import History
 from gradwatch.core.progress import Progress, progress

@@ -48,7 +48,10 @@ class DrownedTask:
     share: float = 2.0**-7
     """Gradient in the trunk relative to the largest head's, typically."""
     skill: float = 0.05
-    """Part of the way from the best constant answer to the right one that counts as learning."""
+    """Part of the way from the best constant answer to the right one that counts as learning,
+    beyond what chance gave it at the start ..."""
+    enough: float = 0.2
+    """... and what is enough in any case."""
     rises: float = 0.01
     """Rise of that part, while it is judged, that is learning, though slow."""
     long: int = 60
@@ -60,11 +63,15 @@ class DrownedTask:
 
     def __call__(self, history: History) -> tuple[Finding, ...]:
         """Judge each head over the exams since it had time to learn."""
-        exams = [_heads(record) for record in history if record.step >= self.steps]
+        whole = [(record.step, _heads(record)) for record in history]
+        birth = {head.layer: head.skill for head in next((e for _, e in whole if e), [])}
+        exams = [heads for step, heads in whole if step >= self.steps]
+        names = dict.fromkeys(head.layer for heads in exams for head in heads)
+        alone = {name: [h for e in exams for h in e if h.layer == name] for name in names}
         found = [
-            one
-            for name in dict.fromkeys(h.layer for e in exams for h in e)
-            if (one := self._drowned([h for e in exams for h in e if h.layer == name]))
+            streak
+            for name, heads in alone.items()
+            if (streak := self._drowned(heads, max(0.0, birth.get(name) or 0.0)))
         ]
         if not found:
             return ()
@@ -103,12 +110,13 @@ class DrownedTask:
             ),
         )
 
-    def _drowned(self, exams: list[_Head]) -> list[_Head]:
+    def _drowned(self, exams: list[_Head], birth: float) -> list[_Head]:
         """Return the exams up to the latest in which this head was drowned."""
         streak: list[_Head] = []
         for head in reversed(exams):
             if head.skill is not None:
-                bad = head.share <= 2 * self.share and head.skill < self.skill
+                learnt = head.skill >= min(birth + self.skill, self.enough)
+                bad = head.share <= 2 * self.share and not learnt
             else:
                 small = head.share <= self.share / 8
                 bad = small and head.moved is not None and head.moved < self.still

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from gradwatch.core.answer import FIELDS
-from gradwatch.instrument.hypotheses import misfit, of_classes, of_yes_or_no
+from gradwatch.instrument.decisions import of_yes_or_no
+from gradwatch.instrument.fits import misfit
+from gradwatch.instrument.hypotheses import of_classes
 
 LARGEST: Final = 1 << 21
 """Elements that are looked at: the copies in float64 cost memory."""

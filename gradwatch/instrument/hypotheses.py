@@ -1,31 +1,16 @@
-"""Which loss is the gradient at an output that of? Each usual one predicts it from the output and
+"""Losses over classes: which of them explains the gradient. Each predicts it from the output and
 the targets, and the signs of the gradient tell those."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Final
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gradwatch.core.answer import COOLING, FITS
-
-ENTRIES: Final = 1 << 17
-"""Entries, in evenly spaced rows or columns, on which the losses are tried."""
-TRIED: Final = 1 << 14
-"""Entries on which other sizes of the logits are tried."""
-CERTAIN: Final = 15.0
-"""A logit from which on the gradient of a float32 sigmoid can be exactly 0: such an entry counts,
-though its gradient is that of one that the loss leaves out."""
-HEAVIEST: Final = 1e4
-"""Largest weight of the positive targets that is looked for."""
-VARIES: Final = 0.1
-"""Relative spread of what is expected from which on a weight explains something."""
-REPEATED: Final = 3
-"""Rows per class from which on a weight of each class explains something."""
+from gradwatch.core.answer import FITS
+from gradwatch.instrument.fits import ENTRIES, REPEATED, TRIED, best, misfit, named, scale_of
 
 
 def of_classes(y: Tensor, g: Tensor) -> dict[str, Tensor]:
@@ -68,16 +53,16 @@ def of_classes(y: Tensor, g: Tensor) -> dict[str, Tensor]:
     plain = _entropy(target.sum(0) / rows, rows)
     normal = (y.exp().sum(-1) - 1).abs().max()  # a log-likelihood is normalised
     error = torch.where(normal < 1e-2, misfit(-target, g), torch.nan)
-    found |= _named(
-        "nll", error, -(y * target).sum() / rows, plain, _scale(-target, g) * rows * step
+    found |= named(
+        "nll", error, -(y * target).sum() / rows, plain, scale_of(-target, g) * rows * step
     )
     flat = (1 / y.shape[-1] - target) * counted
-    found |= _named(
+    found |= named(
         "flat",
         misfit(flat, g),
         y.new_tensor(math.log(y.shape[-1])),
         plain,
-        _scale(flat, g) * rows * step,
+        scale_of(flat, g) * rows * step,
     )
     # What the loss says of the probabilities, through the softmax that stands before it.
     label = (g / p).argmin(-1, keepdim=True)
@@ -87,101 +72,13 @@ def of_classes(y: Tensor, g: Tensor) -> dict[str, Tensor]:
     of_brier = ((p - target) * counted).square().sum() / rows / y.shape[-1]
     share = target.sum(0) / rows
     even = (share * (1 - share)).mean()
-    for name, slope, loss, best in (
+    for name, slope, loss, lowest in (
         ("twice", twice, of_twice, plain),
         ("brier", brier, of_brier, even),
     ):
         expected = p * (slope - (p * slope).sum(-1, keepdim=True)) * counted
-        found |= _named(name, misfit(expected, g), loss, best, _scale(expected, g) * rows * step)
+        found |= named(name, misfit(expected, g), loss, lowest, scale_of(expected, g) * rows * step)
     return found
-
-
-def of_yes_or_no(y: Tensor, g: Tensor) -> dict[str, Tensor]:
-    """Try the losses of which each entry is a decision of its own; one column for each question."""
-    step = max(1, y.numel() // ENTRIES)
-    y, g = y[:, ::step].double(), g[:, ::step].double()
-    target = torch.where(g == 0, y > 0, g < 0).double()
-    s = y.sigmoid()
-    asked = ((g != 0) | (y.abs() > CERTAIN)).double()
-    each = F.binary_cross_entropy_with_logits(y, target, reduction="none")
-    found = _decided("bce", s - target, g, target, asked, each, weights=True)
-    even = torch.full_like(y, math.log(2))
-    found |= _decided("bflat", 0.5 - target, g, target, asked, even)
-    through = s * (1 - s)
-    each = F.binary_cross_entropy_with_logits(s, target, reduction="none")
-    found |= _decided("btwice", (s.sigmoid() - target) * through, g, target, asked, each)
-    squares = _decided("bsquare", (s - target) * through, g, target, asked, (s - target).square())
-    share = (target * asked).sum(0) / asked.sum(0).clamp(min=1)
-    squares["bsquare_constant"] = (share * (1 - share)).mean()
-    found |= squares
-    # In terms of the logit, which does not blow up: d loss / d logit = p - target.
-    inside = (y.min() >= 0) & (y.max() <= 1)
-    p = y.clamp(1e-12, 1 - 1e-12)
-    # Not the function of torch: on a GPU it stops the process where a probability is none.
-    each = -torch.special.xlogy(target, p) - torch.special.xlogy(1 - target, 1 - p)
-    asked, target = (g != 0).double(), (g < 0).double()
-    slope = g * p * (1 - p)
-    probable = _decided("prob", p - target, slope, target, asked, each, weights=True)
-    probable["prob_error"] = torch.where(inside, probable["prob_error"], torch.nan)
-    generator = -s * asked
-    found["minimax"] = torch.where((generator * g).sum() > 0, misfit(generator, g), torch.nan)
-    found |= probable | _cooled_decisions(y, target, asked)
-    for name in ("bce", "btwice", "bsquare", "bflat", "prob"):
-        found[f"{name}_scale"] = found[f"{name}_scale"] * step
-    return found | {"part": y.new_tensor(1 / step)}
-
-
-def _decided(
-    name: str,
-    expected: Tensor,
-    g: Tensor,
-    target: Tensor,
-    asked: Tensor,
-    each: Tensor,
-    *,
-    weights: bool = False,
-) -> dict[str, Tensor]:
-    """`weights` tries a factor of the positive targets, too."""
-    expected = expected * asked
-    alike = misfit(expected, g)
-    positive, negative = target * asked, (1 - target) * asked
-    yes, no = _scale(expected * positive, g), _scale(expected * negative, g)
-    factors = torch.where(target > 0, yes, no)
-    apart = ((g - factors * expected).square().sum() / g.square().sum()).sqrt()
-    ratio = yes / no
-    weighted = (alike >= FITS) & (apart < FITS) & (ratio > 1 / HEAVIEST) & (ratio < HEAVIEST)
-    # Of outputs that are all alike, any two numbers are explained by two factors.
-    weighted = weighted & (_variation(expected, positive) + _variation(expected, negative) > VARIES)
-    weighted = weighted & weights
-    ratio = torch.where(weighted, ratio, torch.ones_like(ratio))
-    factors = torch.where(target > 0, ratio, torch.ones_like(ratio)) * asked
-    count = asked.sum()
-    per_column = asked.sum(0).clamp(min=1)
-    positive, negative = (factors * target).sum(0), (factors * (1 - target)).sum(0)
-    share = positive / (positive + negative).clamp(min=1e-300)
-    entropy = -torch.special.xlogy(share, share) - torch.special.xlogy(1 - share, 1 - share)
-    constant = (positive + negative) * entropy
-    mixed = ((share > 0) & (share < 1)).double()
-    constant = torch.minimum(
-        constant + mixed / 2 * (positive + negative) / per_column,
-        (positive + negative) * math.log(2),
-    )
-    scale = torch.where(weighted, no, _scale(expected, g))
-    return _named(
-        name,
-        torch.where(weighted, apart, alike),
-        (each * factors).sum() / count,
-        constant.sum() / count,
-        scale * count,
-    )
-
-
-def _variation(expected: Tensor, mark: Tensor) -> Tensor:
-    """Standard deviation over mean of the marked entries; 0 where there are none."""
-    count = mark.sum().clamp(min=1)
-    mean = (expected * mark).sum() / count
-    spread = ((expected - mean).square() * mark).sum() / count
-    return (spread.sqrt() / mean.abs()).nan_to_num(0.0)
 
 
 def _class_weights(
@@ -189,7 +86,7 @@ def _class_weights(
 ) -> tuple[Tensor, Tensor]:
     """Return the factor of each row, and the error that is left: one factor for all, or, where
     that does not fit and there are enough rows, one for each class."""
-    common = _scale(expected, g)
+    common = scale_of(expected, g)
     alike = misfit(expected, g)
     products, squares = (expected * g).sum(-1), expected.square().sum(-1)
     zeros = torch.zeros_like(counts)
@@ -225,48 +122,7 @@ def _cooled(y: Tensor, label: Tensor, counted: Tensor) -> dict[str, Tensor]:
         each = F.cross_entropy(factor * y, label[:, 0], reduction="none")
         return (each * counted).sum() / counted.sum()
 
-    return _best("cool", loss, y)
-
-
-def _cooled_decisions(y: Tensor, target: Tensor, asked: Tensor) -> dict[str, Tensor]:
-    """The same about the mean of each column, with the logit of its share of positive targets:
-    the logits may all lie on one side of 0."""
-    step = max(1, y.numel() // TRIED)
-    y, target, asked = y[:, ::step], target[:, ::step], asked[:, ::step]
-    count = asked.sum(0).clamp(min=1)
-    prior = ((target * asked).sum(0) + 0.5) / (count + 1)
-    centred = y - (y * asked).sum(0) / count
-
-    def loss(factor: float) -> Tensor:
-        logits = factor * centred + prior.logit()
-        each = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        return (each * asked).sum() / asked.sum()
-
-    return _best("bcool", loss, y)
-
-
-def _best(name: str, loss: Callable[[float], Tensor], like: Tensor) -> dict[str, Tensor]:
-    lowest, at = torch.stack([loss(factor) for factor in COOLING]).min(0)
-    return {name: like.new_tensor(COOLING)[at], f"{name}_loss": lowest}
-
-
-def _named(
-    name: str, error: Tensor, loss: Tensor, constant: Tensor, scale: Tensor
-) -> dict[str, Tensor]:
-    values = {"error": error, "loss": loss, "constant": constant, "scale": scale}
-    return {f"{name}_{what}": value for what, value in values.items()}
-
-
-def misfit(expected: Tensor, g: Tensor) -> Tensor:
-    """Root mean square of what is left when the gradient is scaled to what is expected, relative
-    to the expected: scale-free, and NaN for no gradient at all."""
-    fitted = g * ((expected * g).sum() / g.square().sum())
-    return ((fitted - expected).square().sum() / expected.square().sum()).sqrt()
-
-
-def _scale(expected: Tensor, g: Tensor) -> Tensor:
-    """The factor by which the gradient is larger than expected, by least squares."""
-    return (expected * g).sum() / expected.square().sum()
+    return best("cool", loss, y)
 
 
 def _entropy(shares: Tensor, rows: Tensor) -> Tensor:
