@@ -90,6 +90,11 @@ def learns(history: History, going: Progress) -> bool:
     return going.fall >= SMALL_FALL * abs(going.begin)
 
 
+def worthless(going: Progress) -> bool:
+    """Whether the answers are known to be worth no more than a constant one, and do not improve."""
+    return going.moving is False and going.skill is not None
+
+
 def first_streak(history: History, bad: Callable[[Record], bool]) -> tuple[Record, ...]:
     """Return the exams at the beginning of the history that are all bad."""
     streak: list[Record] = []

@@ -9,9 +9,9 @@ from typing import ClassVar, Final
 
 import numpy as np
 
-from gradwatch.core.losses import CLEARLY, FIELDS, FITS, MATCHES
 from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import History
+from gradwatch.core.losses import CLEARLY, FIELDS, FITS, MATCHES
 from gradwatch.core.progress import Progress, progress
 from gradwatch.core.record import Record
 from gradwatch.detectors import _outcome, _steps

@@ -37,6 +37,8 @@ class DisconnectedParameters:
     share: float = 0.5
     """Share of all trainable elements from which on a training that is stuck is stuck for that,
     where it is not certain."""
+    part: float = 0.1
+    """Share from which on it is no small matter in a training whose answers are worth nothing."""
     patience: int = 30
     """Steps after which a training can be stuck for what is not certain to be a mistake."""
 
@@ -74,6 +76,8 @@ class DisconnectedParameters:
             and self._most(flow, wanted, sizes)
         ):
             severity = Severity.CRITICAL
+        elif _outcome.worthless(going) and self._part(names, wanted, sizes):
+            severity = Severity.WARNING  # perhaps meant so, and nothing comes of it
         else:
             severity = Severity.NOTE
         if cuts:
@@ -100,6 +104,11 @@ class DisconnectedParameters:
                 {"parameters": float(len(names)), "share": share},
             ),
         )
+
+    def _part(self, names: list[str], wanted: set[str], sizes: Mapping[str, int]) -> bool:
+        """Whether what is missed, of what is to be trained, is more than a few weights."""
+        missed = sum(sizes.get(name, 0) for name in names if name in wanted)
+        return missed >= self.part * sum(sizes.values())
 
     def _most(self, flow: _connection.Flow, wanted: set[str], sizes: Mapping[str, int]) -> bool:
         """Whether most of the elements are missed, copies of what is trained left out."""

@@ -68,6 +68,8 @@ class ForgottenParameters:
             and history.losses()[0].size  # without, who is done looks like one that is stuck
         ):
             severity = Severity.CRITICAL
+        elif not harmless and share >= self.part and _outcome.worthless(going):
+            severity = Severity.WARNING  # perhaps meant so, and nothing comes of it
         else:
             severity = Severity.NOTE
         return (

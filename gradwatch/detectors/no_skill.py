@@ -11,7 +11,7 @@ from gradwatch.core.answer import Answer
 from gradwatch.core.answers import answers
 from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import History
-from gradwatch.core.progress import progress
+from gradwatch.core.progress import Progress, progress
 from gradwatch.core.record import Record
 from gradwatch.detectors import _outcome
 
@@ -49,6 +49,9 @@ class LearnsNothing:
     """Standard errors by which the mean of the exams is above nothing."""
     long: int = 100
     """Steps of a run whose second half has to bring something."""
+    flat: float = 0.05
+    """Where a constant answer's loss is not known: the part of its beginning by which a loss may
+    have changed and still count as staying."""
     slow: float = 1e-5
     """Typical update-to-weight ratio under which the steps are too small ..."""
     fast: float = 0.1
@@ -63,7 +66,11 @@ class LearnsNothing:
             for record, answer in answers(history)
             if record.step >= self.grace and answer.skill is not None
         ]
-        if going.moving or last < self.steps or len(seen) < self.exams or _takes_turns(history):
+        if going.moving or last < self.steps or _takes_turns(history):
+            return ()
+        if not seen:
+            return self._flat(history, going)
+        if len(seen) < self.exams:
             return ()
         half = len(seen) // 2
         each = [answer.skill or 0.0 for _, answer in seen]
@@ -94,6 +101,29 @@ class LearnsNothing:
                 (self._cause(seen[-1][0]),),
                 f"Over {len(seen)} exams; {going.text}.",
                 {"skill": late, "constant": constant},
+            ),
+        )
+
+    def _flat(self, history: History, going: Progress) -> tuple[Finding, ...]:
+        """Where nobody knows what a constant answer is worth: a loss that stays where it began."""
+        latest = history.latest
+        _, losses = history.losses()
+        stays = going.moving is False and going.begin > 0 and not going.diverged
+        flat = stays and abs(going.fall) <= self.flat * going.begin and float(losses.min()) > 0
+        if latest is None or not flat or history.last_step + 1 < self.long:
+            return ()
+        return (
+            Finding(
+                self.name,
+                Severity.WARNING,
+                f"after {history.last_step + 1} steps the loss is where it began, at "
+                f"{going.begin:.4g}",
+                (),
+                min(self.long, latest.step),
+                latest.step,
+                (self._cause(latest),),
+                f"{going.text.capitalize()}; what a constant answer would have is not known.",
+                {"fall": going.fall / going.begin},
             ),
         )
 
