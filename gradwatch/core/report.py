@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import itemgetter
+from typing import Final
 
 from gradwatch.core.finding import Cause, Detector, Finding, Severity
 from gradwatch.core.history import History, Pulse
@@ -16,6 +17,9 @@ from gradwatch.core.record import Record
 from gradwatch.core.remedy import CannotPrescribe, Prescription, Remedy
 from gradwatch.core.triage import triage
 from gradwatch.core.waivers import Waiver, waivers
+
+MAX_REFUSED: Final = 3
+"""Remedies that are said not to fit this model; of many, the first."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ def prescribe(
                 notes.append(f"Not prescribed: {remedy.title}, because {reason}.")
     found.sort(key=itemgetter(0))
     distinct = {(p.remedy, p.code): p for _, p in reversed(found)}
-    return tuple(distinct.values())[::-1], tuple(dict.fromkeys(notes))
+    return tuple(distinct.values())[::-1], tuple(dict.fromkeys(notes))[:MAX_REFUSED]
 
 
 def _complaints(findings: Iterable[Finding]) -> Iterator[tuple[Finding, Cause]]:

@@ -33,7 +33,7 @@ FOLLOWS: Final[dict[str, frozenset[str]]] = {
     "disconnected-parameters": STUCK | {"symmetric-units"},
     "disconnected-state": STUCK,
     "forgotten-parameters": STUCK | {"symmetric-units"},
-    "zero-gradient": STUCK,
+    "zero-gradient": STUCK | {"symmetric-units"},
     "accumulating-gradients": THROWN | STUCK | {"always-clipped"},
     "ascending-loss": THROWN | STUCK | {"always-clipped", "epsilon-dominates"},
     "weight-decay-dominates": STUCK
@@ -46,7 +46,8 @@ FOLLOWS: Final[dict[str, frozenset[str]]] = {
     "dropped-samples": frozenset({"disconnected-parameters", "stalled-updates"}),
     # What the loss makes of the output, and the data of both.
     "unscaled-targets": THROWN | STUCK | {"drowned-task", "zero-gradient", "always-clipped"},
-    "saturated-output": (THROWN | STUCK | {"zero-gradient"}) - {"saturated-output", "non-finite"},
+    "saturated-output": (THROWN | STUCK | {"zero-gradient", "epsilon-dominates"})
+    - {"saturated-output", "non-finite"},
     "squashed-logits": STUCK | {"saturated-activation"},
     # What a model is born with.
     "signal-scale": THROWN | STUCK,

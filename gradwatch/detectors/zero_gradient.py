@@ -206,5 +206,5 @@ def _single(call: Call) -> bool:
 
 
 DETECTORS = (ZeroGradient(),)
-HEALTHY = ("digits-mlp", "embedding-bag", "spare-head", "code-rounded-straight-through")
+HEALTHY = ("digits-mlp", "embedding-bag", "code-rounded-straight-through")
 SICK = ("loss-of-counted-errors", "skip-gram-both-tables-zero")

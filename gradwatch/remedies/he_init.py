@@ -48,7 +48,6 @@ class HeInit:
                 "exploding-gradient",
                 "non-finite",
                 "signal-scale",
-                "saturated-activation",
                 "dead-units",
                 "symmetric-units",
                 "zero-gradient",

@@ -241,6 +241,7 @@ class Heads(nn.Module):
 @pytest.mark.parametrize("units", [1.0, 3e3])
 def test_a_task_is_drowned_by_one_in_large_units(units: float) -> None:
     model = Heads()
+    nn.init.zeros_(model.name.weight)  # no luck at the start
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with gradwatch.watch(model, optimizer, strict=True, every_n_steps=20, detectors=[]) as watcher:
         for _ in range(160):

@@ -50,7 +50,7 @@ def test_forgotten_parameters_are_added_once() -> None:
 
 @pytest.mark.parametrize(
     ("specimen", "remedy", "says"),
-    [("detached", "reconnect", ".detach()"), ("unscaled-inputs", "standardise-inputs", "std")],
+    [("detached", "reconnect", ".detach()")],
 )
 def test_what_only_the_user_can_change_is_said_and_runs_as_a_comment(
     specimen: str, remedy: str, says: str

@@ -515,7 +515,7 @@ SICK: dict[str, Training] = {
         trained=lambda model: copy.deepcopy(model).parameters(),
     ),
     "siamese-without-negatives": Training(
-        TwoViews, digit_vectors, learning_rate=3e-3, optimizer=ADAM, steps=120, loss=Apart()
+        TwoViews, digit_vectors, learning_rate=3e-3, optimizer=ADAM, steps=250, loss=Apart()
     ),
     "large-epsilon": Training(
         lambda: mlp(2, nn.ReLU),
