@@ -90,6 +90,8 @@ class Answer:
         gone; negative when it is worse than constant; None when that cannot be told."""
         if not self.kind or not self.constant > 0 or not math.isfinite(self.loss):
             return None
+        if self.kind in (CROSS_ENTROPY, NLL) and self.samples * self.columns < self.classes**2:
+            return None  # fewer rows than classes do not tell how often each occurs
         return 1 - self.loss / self.constant
 
     @property

@@ -29,6 +29,8 @@ LEARNT: Final = 0.2
 """The same for a training whose loss does not fall (any more): it is done, and not stuck."""
 SKILLED_EXAMS: Final = 3
 """The latest exams whose median skill counts, and the fewest that are needed."""
+OUTLIER: Final = 0.2
+"""Skill by which one exam may pull down that of the exams around it."""
 YOUNG: Final = 20
 """Steps before which a training that has no skill yet is not judged by that."""
 NOISE: Final = 2.0
@@ -82,7 +84,10 @@ def _skills(history: History) -> list[tuple[int, float]]:
     for i, (step, _) in enumerate(known):
         around = [answer for _, answer in known[max(0, i + 1 - SKILLED_EXAMS) : i + 1]]
         losses, constants = sum(a.loss for a in around), sum(a.constant for a in around)
-        found.append((step, 1 - losses / constants))
+        skill = 1 - losses / constants
+        typical = float(np.median([1 - a.loss / a.constant for a in around]))
+        # One batch of outliers weighs more than all others together.
+        found.append((step, typical if skill < typical - OUTLIER else skill))
     return found
 
 

@@ -37,6 +37,8 @@ class DeadUnits:
     """Share of a layer's units that must be dead."""
     window: int = 3
     """Exams over which a unit must never have been active."""
+    steps: int = 20
+    """Steps after which it is critical: some units come back within the first few."""
     samples: int = 64
     """Values of each unit that must have been seen in that window."""
     moved: float = 0.05
@@ -60,7 +62,7 @@ class DeadUnits:
             since = records[end - self.window].step
         layers = tuple(dead)
         worst = max(dead.values())
-        critical = going.moving is False and records[-1].step - since >= _outcome.LASTING_STEPS
+        critical = going.moving is False and records[-1].step - since >= self.steps
         return (
             Finding(
                 self.name,

@@ -87,6 +87,7 @@ class LearnsNothing:
         if bound >= 2 * self.skill:  # too noisy to tell a little from nothing
             return ()
         sure = bound < self.skill
+        sure = sure and not self._below(history, *seen[-1])
         long = sure and last + 1 >= self.long and seen[half][0].step <= (last + 1) / 2 + self.grace
         return (
             Finding(
@@ -103,6 +104,14 @@ class LearnsNothing:
                 {"skill": late, "constant": constant},
             ),
         )
+
+    def _below(self, history: History, record: Record, answer: Answer) -> bool:
+        """Whether the latest losses of all steps (exams are few) are below a constant's."""
+        _, losses = history.losses()
+        if not record.loss or not answer.loss or losses.size < self.long // 2:
+            return False
+        told = float(median(losses[-(losses.size // 3) :].tolist()))
+        return told * answer.loss / record.loss < (1 - self.skill) * answer.constant
 
     def _flat(self, history: History, going: Progress) -> tuple[Finding, ...]:
         """Where nobody knows what a constant answer is worth: a loss that stays where it began."""
