@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Final
 
-from gradwatch.core.answer import MATCHES, Answer, factor_of, read
+from gradwatch.core.answer import Answer, factor_of, read
 from gradwatch.core.history import History
+from gradwatch.core.losses import MATCHES
 from gradwatch.core.record import Record
 
 AGREEING: Final = 3
@@ -17,15 +18,19 @@ APART: Final = 1.05
 stands still, every function is constant."""
 
 
-def answers(history: History) -> list[tuple[Record, Answer]]:
+def answers(history: History) -> tuple[tuple[Record, Answer], ...]:
     """Return the exams in which an answer was seen, with it.
 
     A squared error that is multiplied with an unusual number is known by that number: it is the
     same in all exams, while the loss is not.
     """
+    return history.once(_answers)
+
+
+def _answers(history: History) -> tuple[tuple[Record, Answer], ...]:
     seen = [record for record in history if record.output]
     factor = _common_factor(seen)
-    return [(record, read(record.output, record.loss, factor)) for record in seen]
+    return tuple((record, read(record.output, record.loss, factor)) for record in seen)
 
 
 def _common_factor(records: Sequence[Record]) -> float | None:

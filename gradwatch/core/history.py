@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradwatch.core.record import Record
 
+T = TypeVar("T")
 FIRST_RECORDS: Final = 8
 """The first exams are kept for the whole run: they tell what it was born with from what came."""
 LAST_RECORDS: Final = 56
@@ -60,6 +61,14 @@ class History:
         self._last: deque[Record] = deque(maxlen=LAST_RECORDS)
         self._first_pulses: list[Pulse] = []
         self._last_pulses: deque[Pulse] = deque(maxlen=LAST_PULSES)
+        self._computed: dict[Callable[[History], Any], Any] = {}
+
+    def once(self, compute: Callable[[History], T]) -> T:
+        """Return what a pure function makes of this history; computed anew only when it has grown:
+        many detectors ask for the same."""
+        if compute not in self._computed:
+            self._computed[compute] = compute(self)
+        return self._computed[compute]  # type: ignore[no-any-return]
 
     @staticmethod
     def of(records: Iterable[Record], pulses: Iterable[Pulse] = ()) -> History:
@@ -72,6 +81,7 @@ class History:
 
     def add(self, record: Record) -> None:
         """Append an exam."""
+        self._computed.clear()
         if len(self._first) < FIRST_RECORDS:
             self._first.append(record)
         else:
@@ -79,11 +89,13 @@ class History:
 
     def replace_latest(self, record: Record) -> None:
         """Put a completed version of the latest exam in its place."""
+        self._computed.clear()
         records = self._last or self._first
         records[-1] = record
 
     def extend(self, pulses: Iterable[Pulse]) -> None:
         """Append pulses."""
+        self._computed.clear()
         for pulse in pulses:
             if len(self._first_pulses) < FIRST_PULSES:
                 self._first_pulses.append(pulse)

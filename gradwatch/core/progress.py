@@ -58,6 +58,10 @@ class Progress:
 
 def progress(history: History) -> Progress:
     """Judge the run as of its latest step."""
+    return history.once(_progress)
+
+
+def _progress(history: History) -> Progress:
     going = _by_the_loss(history)
     skills = _skills(history)
     if going.diverged or len(skills) < SKILLED_EXAMS:
