@@ -118,10 +118,8 @@ def _measured(case: Case, arms: Sequence[Arm], steps: int, clock: Budget) -> lis
             arm.courses.clear()
     waiting = [(seed, arm) for seed in SEEDS for arm in arms if seed not in arm.courses]
     try:
-        while waiting:
-            seed, arm = waiting[0]
+        for seed, arm in waiting:
             run(case, arm, steps, clock, seed=seed, watch=seed == SEEDS[0])
-            waiting.pop(0)
     except (OutOfTime, KeyboardInterrupt):
         pass
     return [arm for arm in arms if not arm.courses]

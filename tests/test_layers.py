@@ -26,7 +26,10 @@ LAYERS = {
     "gradwatch.remedies._modules": ("torch", ""),
     "gradwatch.sinks": (CORE, ""),
     "gradwatch.sinks.console": (f"{CORE} rich gradwatch.sinks._text", ""),
-    "gradwatch.sinks.verdicts": (f"{CORE} rich gradwatch.sinks._text", ""),
+    "gradwatch.sinks.verdicts": (
+        f"{CORE} rich gradwatch.sinks._text gradwatch.sinks.console",
+        "",
+    ),
     "gradwatch.sinks.tensorboard": (f"torch tensorboard {CORE} gradwatch.sinks._text", ""),
     "gradwatch.viewer": (f"{CORE} gradwatch.sinks._text", ""),
     "gradwatch.demo": (

@@ -12,16 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-from gradwatch.core.losses import ABSOLUTE_ERROR as ABSOLUTE_ERROR
-from gradwatch.core.losses import BINARY as BINARY
-from gradwatch.core.losses import BINARY_OF_PROBABILITIES as BINARY_OF_PROBABILITIES
-from gradwatch.core.losses import CROSS_ENTROPY as CROSS_ENTROPY
-from gradwatch.core.losses import FIELDS as FIELDS
-from gradwatch.core.losses import FITS as FITS
-from gradwatch.core.losses import MATCHES as MATCHES
-from gradwatch.core.losses import NLL as NLL
-from gradwatch.core.losses import SQUARED_ERROR as SQUARED_ERROR
-from gradwatch.core.losses import tell
+from gradwatch.core.losses import CROSS_ENTROPY, FIELDS, NLL, tell
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ and its gradient looked like at the end of backward, before clipping.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -105,6 +106,13 @@ class Call:
         return _spread(self.output, self.common)
 
 
+def around(calls: Sequence[Call], call: Call) -> Iterator[int]:
+    """Yield the positions of the calls that this one was made in, the innermost first."""
+    while call.parent is not None:
+        yield call.parent
+        call = calls[call.parent]
+
+
 @dataclass(frozen=True, slots=True)
 class Parameter:
     """A parameter in an examined step. What could not be measured is None."""
@@ -184,7 +192,7 @@ class Record:
     groups: tuple[Group, ...] = ()
     """The parameter groups of the optimizers, where those are known."""
     output: tuple[float, ...] = ()
-    """What the device sent of the model's output and the gradient there (`answer.FIELDS`)."""
+    """What the device sent of the model's output and the gradient there (`losses.FIELDS`)."""
 
     @property
     def answer(self) -> Answer | None:

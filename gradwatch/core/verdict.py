@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 from gradwatch.core.finding import Finding, Severity
@@ -33,13 +34,13 @@ class Outcome:
     @property
     def loss(self) -> float:
         """The median over the seeds."""
-        return _median(self.losses)
+        return median(self.losses)
 
     @property
     def skill(self) -> float | None:
         """The median over the seeds; None where one is not known."""
         known = [skill for skill in self.skills if skill is not None]
-        return _median(known) if len(known) == len(self.skills) > 0 else None
+        return median(known) if len(known) == len(self.skills) > 0 else None
 
     @property
     def spread(self) -> float:
@@ -59,7 +60,7 @@ class Verdict:
     prescriptions: tuple[Prescription, ...]
     """What was done, in this order."""
     recommended: bool
-    """Whether it helped more than doing nothing, new weights, and a remedy taken at random."""
+    """Whether it helped more than doing nothing and than new weights."""
     reason: str
     """One sentence with numbers."""
     treated: Outcome
@@ -137,9 +138,3 @@ class Verdicts(Sequence[Verdict]):
         from gradwatch.sinks.verdicts import to_text
 
         return to_text(self)
-
-
-def _median(values: Sequence[float]) -> float:
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else 0.5 * (ordered[middle - 1] + ordered[middle])

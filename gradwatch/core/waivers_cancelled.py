@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from gradwatch.core.record import Call, Parameter, Record
+from gradwatch.core.record import Call, Parameter, Record, around
 from gradwatch.core.stats import OCTAVE_LOW, Stats
 from gradwatch.core.waiver import Evidence, Waiver, between, owner, size
 
@@ -184,11 +184,8 @@ class _Layers:
         self._inputs = np.asarray(inputs, np.float64)
 
     def _mark(self, position: int) -> None:
-        parent = self.calls[position].parent
-        while parent is not None:
-            self._softmax[parent] = position
-            parent = self.calls[parent].parent
-        self._softmax[None] = position
+        for above in (*around(self.calls, self.calls[position]), None):
+            self._softmax[above] = position
 
     def softmax_follows(self, position: int) -> bool:
         """Whether a softmax comes after this call in the module that calls it."""

@@ -8,8 +8,8 @@ from typing import Final
 
 import numpy as np
 
-from gradwatch.core.answer import BINARY, CROSS_ENTROPY, SQUARED_ERROR
 from gradwatch.core.finding import Cause
+from gradwatch.core.losses import BINARY, CROSS_ENTROPY, SQUARED_ERROR
 from gradwatch.core.record import Record
 from gradwatch.detectors import _depth, _inputs
 from gradwatch.detectors._origin import Origin, Scene

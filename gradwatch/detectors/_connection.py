@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from gradwatch.core.history import Pulse
 from gradwatch.core.record import NO_GRAD_INPUT, Parameter, Record
+from gradwatch.detectors._outcome import layer_of
 
 INPUT: Final = ":input"
 """Ends the name of a tap on what a module was given."""
@@ -58,14 +59,14 @@ class Flow:
         reached = ~(np.stack([pulse.norms for pulse in pulses]) < 0)  # NaN is a gradient, too
         shares = dict(zip(columns.parameters, reached.mean(0).tolist(), strict=True))
         self.missed = tuple(name for name, share in shares.items() if not share)
-        self._trained = {owner(name) for name, share in shares.items() if share >= OFTEN}
+        self._trained = {layer_of(name) for name, share in shares.items() if share >= OFTEN}
         self._own: dict[str, list[Parameter]] = {}
         for parameter in record.parameters:
-            self._own.setdefault(owner(parameter.name), []).append(parameter)
+            self._own.setdefault(layer_of(parameter.name), []).append(parameter)
 
     def cuts(self, missed: frozenset[str]) -> Iterator[Cut]:
         """Yield the cuts that these unreached parameters lie before."""
-        unreached = {owner(name) for name in missed}
+        unreached = {layer_of(name) for name in missed}
         layers = [one for one in self.taps if one in unreached and self._called(self.taps[one])]
         for name, at in self.taps.items():
             consumer = name.removesuffix(INPUT)
@@ -99,7 +100,7 @@ class Flow:
         consumer = first.removesuffix(INPUT)
         if not first or not self._ends(consumer):
             return
-        for layer in dict.fromkeys(owner(name) for name in missed):
+        for layer in dict.fromkeys(layer_of(name) for name in missed):
             shape = self._weight_shape(layer)
             if layer not in called and shape[1:] == self._widths(consumer)[:1]:
                 text = f"`{consumer}` is given rows that are as long as those of `{layer}`"
@@ -264,8 +265,3 @@ def copied(
             ):
                 return True
     return False
-
-
-def owner(parameter: str) -> str:
-    """Return the name of the layer that a parameter belongs to."""
-    return parameter.rpartition(".")[0]

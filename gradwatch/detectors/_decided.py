@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from gradwatch.core.answer import CROSS_ENTROPY, FITS, Answer, heads
+from gradwatch.core.answer import Answer, heads
+from gradwatch.core.losses import CROSS_ENTROPY, FITS
 from gradwatch.core.record import Record
 from gradwatch.detectors import _ending
 from gradwatch.detectors._saturated import Seen, Sight, streak

@@ -19,10 +19,8 @@ from gradwatch.core.finding import Cause
 from gradwatch.core.ledger import Entry
 from gradwatch.core.record import Record
 from gradwatch.core.stats import Stats
-from gradwatch.detectors import _groups, _sizes
+from gradwatch.detectors import _sizes
 
-BOUNDED: Final = _groups.BOUNDED
-RECTIFIERS: Final = _groups.RECTIFIERS
 MIN_LAYERS: Final = 3
 """A trend needs three points."""
 MAX_LAYERS: Final = 256

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from gradwatch.core.record import Call, Record
+from gradwatch.core.record import Call, Record, around
 
 FAINT: Final = 1e-6
 """A router's gradient, relative to its experts', that is only what rounding leaves of none."""
@@ -45,7 +45,6 @@ def mixtures(record: Record) -> Iterator[Mixture]:
         if not calls:
             continue
         first = calls[0][0]
-        above = set(_above(record, calls[0][1]))
         # They are given what the router is given, and not, as layers in a row, what it gives.
         before = [call for call in record.calls[:first] if call.layer.weighted]
         if not any(c.layer.weight_shape[1:2] == _width(record, calls[0][0]) for c in before):
@@ -56,7 +55,6 @@ def mixtures(record: Record) -> Iterator[Mixture]:
             if call.output is not None
             and call.layer.weight_shape[:1] == (len(experts),)
             and not call.layer.name.startswith(inside)
-            and above.intersection(_above(record, call))
         ]
         if not routers:
             continue
@@ -113,19 +111,10 @@ def _alike(record: Record) -> Iterator[tuple[str, ...]]:
         yield from (tuple(group) for group in groups.values() if len(group) > 1)
 
 
-def _above(record: Record, call: Call) -> Iterator[int]:
-    """Yield the positions of the calls around this one; -1 for the step itself."""
-    parent = call.parent
-    while parent is not None:
-        yield parent
-        parent = record.calls[parent].parent
-    yield -1
-
-
 def _inside(record: Record, position: int) -> Iterator[tuple[int, ...]]:
     """Yield the shapes of the weights in a call, in execution order."""
     for i, call in enumerate(record.calls):
-        if call.layer.weighted and (i == position or position in _above(record, call)):
+        if call.layer.weighted and (i == position or position in around(record.calls, call)):
             yield call.layer.weight_shape
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from gradwatch.core.ledger import Entry, ledger
-from gradwatch.core.record import Call, Record
+from gradwatch.core.record import Call, Record, around
 
 
 def _words(text: str) -> frozenset[str]:
@@ -112,19 +111,15 @@ def _group(entry: Entry, record: Record, containers: set[int]) -> str:
         return "bounded"
     if entry.kind in RECTIFIERS:
         return "rectifiers"
-    if is_norm(call.layer.kind) or any(is_norm(c.layer.kind) for c in _above(call, record)):
+    if is_norm(call.layer.kind) or any(
+        is_norm(record.calls[i].layer.kind) for i in around(record.calls, call)
+    ):
         return "norms"
     if id(call) in containers:
         return "blocks"
     if entry.kind in SCALINGS:
         return "products"
     return "plumbing" if is_plumbing(entry.kind) else "functions"
-
-
-def _above(call: Call, record: Record) -> Iterator[Call]:
-    while call.parent is not None:
-        call = record.calls[call.parent]
-        yield call
 
 
 def is_norm(kind: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from gradwatch.core.history import History, Pulse
-from gradwatch.core.record import NO_GRAD_INPUT, NOT_FINITE, Call, Record
+from gradwatch.core.record import NO_GRAD_INPUT, NOT_FINITE, Call, Record, around
 
 INPUT: Final = ":input"
 """Ends the name of a tap on what a module was given."""
@@ -176,20 +176,11 @@ def _is_data(scene: Scene, born: str) -> bool:
 
 def _fed_by(scene: Scene, position: int) -> int:
     """Return the position of the module call that returned last before this one; -1 for none."""
-    above = _above(scene.calls, position)
+    above = set(around(scene.calls, scene.calls[position]))
     for i in range(position - 1, -1, -1):
         if not scene.calls[i].layer.functional and i not in above:
             return i
     return -1
-
-
-def _above(calls: Sequence[Call], position: int) -> set[int]:
-    found: set[int] = set()
-    parent = calls[position].parent
-    while parent is not None:
-        found.add(parent)
-        parent = calls[parent].parent
-    return found
 
 
 def _placed(ops: list[str], feeding: tuple[str, ...]) -> tuple[str, ...]:
@@ -206,7 +197,7 @@ def _likely(ops: list[str]) -> str:
 
 
 def _within(record: Record, inner: Call, outer: Call) -> bool:
-    return record.calls.index(outer) in _above(record.calls, record.calls.index(inner))
+    return record.calls.index(outer) in around(record.calls, inner)
 
 
 def _backward(scene: Scene) -> Origin:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import takewhile
 from statistics import median
 from typing import Final
 
@@ -39,12 +40,7 @@ def lasting(records: Iterable[Record]) -> bool:
 
 def latest_streak(history: History, bad: Callable[[Record], bool]) -> tuple[Record, ...]:
     """Return the exams at the end of the history that are all bad, oldest first."""
-    streak: list[Record] = []
-    for record in reversed(history.records):
-        if not bad(record):
-            break
-        streak.append(record)
-    return tuple(reversed(streak))
+    return tuple(takewhile(bad, reversed(history.records)))[::-1]
 
 
 def verdict(streak: tuple[Record, ...], going: Progress) -> tuple[Severity, str]:
@@ -69,14 +65,24 @@ def weights(record: Record) -> list[Parameter]:
     ]
 
 
+def layer_of(name: str) -> str:
+    """Return the name of the layer that a parameter of this name belongs to."""
+    return name.rpartition(".")[0]
+
+
+def layers_of(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the layers of some parameters, given by name, each once."""
+    return tuple(dict.fromkeys(map(layer_of, names)))
+
+
 def owner(parameter: Parameter) -> str:
     """Return the name of the layer that a parameter belongs to."""
-    return parameter.name.rpartition(".")[0]
+    return layer_of(parameter.name)
 
 
 def owners(parameters: Iterable[Parameter]) -> tuple[str, ...]:
     """Return the layers of some parameters, each once."""
-    return tuple(dict.fromkeys(owner(parameter) for parameter in parameters))
+    return layers_of(parameter.name for parameter in parameters)
 
 
 def learns(history: History, going: Progress) -> bool:
@@ -97,12 +103,7 @@ def worthless(going: Progress) -> bool:
 
 def first_streak(history: History, bad: Callable[[Record], bool]) -> tuple[Record, ...]:
     """Return the exams at the beginning of the history that are all bad."""
-    streak: list[Record] = []
-    for record in history:
-        if not bad(record):
-            break
-        streak.append(record)
-    return tuple(streak)
+    return tuple(takewhile(bad, history))
 
 
 def move(record: Record, layers: Iterable[str]) -> float | None:

@@ -6,11 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from gradwatch.core.answer import (
-    ABSOLUTE_ERROR,
-    SQUARED_ERROR,
-    Answer,
-)
+from gradwatch.core.answer import Answer
+from gradwatch.core.losses import ABSOLUTE_ERROR, SQUARED_ERROR
 from gradwatch.core.record import Record
 from gradwatch.detectors import _ending
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator
 from typing import Final
 
-from gradwatch.core.answer import CROSS_ENTROPY, NLL
 from gradwatch.core.finding import Cause
 from gradwatch.core.history import History
+from gradwatch.core.losses import CROSS_ENTROPY, NLL
 from gradwatch.core.record import Group, Record
 from gradwatch.detectors import _outcome, _steps
 

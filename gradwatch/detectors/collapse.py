@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gradwatch.core.answer import FITS, heads
+from gradwatch.core.answer import heads
 from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import History
+from gradwatch.core.losses import FITS
 from gradwatch.core.progress import progress
 from gradwatch.core.record import Call, Record
 from gradwatch.detectors import _depth, _ending, _outcome

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -59,7 +59,7 @@ class DisconnectedParameters:
             return ()
         sizes = {p.name: math.prod(p.shape) for p in latest.parameters if p.trainable}
         share = sum(sizes.get(name, 0) for name in names) / max(1, sum(sizes.values()))
-        layers = _layers(names)
+        layers = _outcome.layers_of(names)
         called = {call.layer.name for call in latest.calls} | flow.taps.keys()
         cut_off = tuple(layer for layer in layers if layer in called) or layers
         going = progress(history)
@@ -118,7 +118,7 @@ class DisconnectedParameters:
         missed = [
             name
             for names in parts.values()
-            if not flow.copied(_layers(names))
+            if not flow.copied(_outcome.layers_of(names))
             for name in names
             if name in wanted
         ]
@@ -156,11 +156,7 @@ def _set(history: History) -> set[str]:
 
 
 def _in(cut: _connection.Cut, parameter: str) -> bool:
-    return _connection.owner(parameter) in cut.layers
-
-
-def _layers(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(map(_connection.owner, names)))
+    return _outcome.layer_of(parameter) in cut.layers
 
 
 DETECTORS = (DisconnectedParameters(),)

@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gradwatch.core.answer import BINARY, CROSS_ENTROPY, Answer
+from gradwatch.core.answer import Answer
 from gradwatch.core.answers import answers
 from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import History
+from gradwatch.core.losses import BINARY, CROSS_ENTROPY
 from gradwatch.core.progress import Progress, progress
 from gradwatch.core.record import Record
 from gradwatch.detectors import _ending, _outcome

@@ -48,9 +48,9 @@ class SymmetricUnits:
         if not alike:
             return ()
         if len(history) < self.exams:
-            layers = _consecutive(history.records[0], _owners(alike))
+            layers = _consecutive(history.records[0], _outcome.layers_of(alike))
         else:
-            layers = _owners([name for name in alike if len(seen[name]) >= self.exams])
+            layers = _outcome.layers_of([name for name in alike if len(seen[name]) >= self.exams])
             layers = layers if _stepped(history.records[:-1]) else ()
         return (self._finding(layers, history),) if layers else ()
 
@@ -90,10 +90,6 @@ class SymmetricUnits:
             confidence,
             {"units": float(units), "layers": float(len(layers))},
         )
-
-
-def _owners(names: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name.rpartition(".")[0] for name in names))
 
 
 def _consecutive(record: Record, layers: Sequence[str]) -> tuple[str, ...]:

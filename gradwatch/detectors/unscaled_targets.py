@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gradwatch.core.answer import ABSOLUTE_ERROR, SQUARED_ERROR, Answer, heads
+from gradwatch.core.answer import Answer, heads
 from gradwatch.core.answers import answers
 from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import History
+from gradwatch.core.losses import ABSOLUTE_ERROR, SQUARED_ERROR
 from gradwatch.core.progress import Progress, progress
 from gradwatch.core.record import Record
 from gradwatch.detectors import _ending, _outcome

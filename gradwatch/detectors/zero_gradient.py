@@ -12,7 +12,7 @@ from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import History
 from gradwatch.core.progress import progress
 from gradwatch.core.record import ZERO_GRADIENT, Call, Parameter, Record
-from gradwatch.detectors import _depth, _ending, _outcome
+from gradwatch.detectors import _depth, _ending, _groups, _outcome
 
 PRODUCTS: Final = frozenset({"mul", "bmm", "mm", "baddbmm", "matmul", "linear", "Bilinear"})
 """Operations whose gradient is zero on both sides if both factors are."""
@@ -66,9 +66,7 @@ class ZeroGradient:
             severity = Severity.CRITICAL
         else:
             severity = Severity.WARNING
-        layers = tuple(
-            dict.fromkeys(p.name.rpartition(".")[0] for p in _zero(latest) if p.name in names)
-        )
+        layers = _outcome.owners(p for p in _zero(latest) if p.name in names)
         return (
             Finding(
                 self.name,
@@ -125,7 +123,7 @@ def _stops(record: Record) -> list[Call]:
 def _inner(record: Record, names: set[str]) -> tuple[str, ...]:
     """Return the layers of these parameters that are called inside of the model, whose outputs get
     a gradient of zero, and are not among its own outputs (a head whose loss is switched off)."""
-    layers = {name.rpartition(".")[0] for name in names}
+    layers = set(_outcome.layers_of(names))
     made = [_ending.source(record, head) for head in heads(record.output)]
     outputs = {call.layer.name for call in made if call is not None}
     gradients = [c.grad_output for c in record.calls if c.parent is None and c.grad_output]
@@ -148,7 +146,7 @@ def _cause(record: Record, stops: Sequence[Call], inner: tuple[str, ...]) -> Cau
         where = (call.layer.name,)
         if gradient is None or gradient.peak < UNDERFLOW or call.dtype in ("float16", "bfloat16"):
             continue
-        if kind in _depth.RECTIFIERS:
+        if kind in _groups.RECTIFIERS:
             continue
         if kind in ("Softmax", "softmax", "LogSoftmax", "log_softmax") and _single(call):
             return Cause(
@@ -158,7 +156,7 @@ def _cause(record: Record, stops: Sequence[Call], inner: tuple[str, ...]) -> Cau
                 where,
                 share=1.0,
             )
-        if kind in _depth.BOUNDED:
+        if kind in _groups.BOUNDED:
             continue
         if call.layer.weighted or kind in PRODUCTS:
             return Cause(

@@ -7,7 +7,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from gradwatch.core.answer import FIELDS
+from gradwatch.core.losses import FIELDS
 from gradwatch.instrument.decisions import of_yes_or_no
 from gradwatch.instrument.fits import misfit
 from gradwatch.instrument.hypotheses import of_classes

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gradwatch.core.answer import FITS
+from gradwatch.core.losses import FITS
 from gradwatch.instrument.fits import ENTRIES, TRIED, best, misfit, named, scale_of
 
 CERTAIN: Final = 15.0

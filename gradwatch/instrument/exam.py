@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from gradwatch.core.answer import FIELDS
+from gradwatch.core.losses import FIELDS
 from gradwatch.core.record import (
     NO_GRAD_INPUT,
     NO_GRAD_OUTPUT,

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from gradwatch.core import answer
+from gradwatch.core import losses
 from gradwatch.core.finding import Finding
 from gradwatch.core.record import Record
 from gradwatch.core.remedy import CannotPrescribe, Prescription
@@ -14,7 +14,7 @@ from gradwatch.remedies import _calls, _ending, _reading, _training
 
 _FLAT: Final = frozenset({"relu", "relu6"})
 """Functions that can die: no target brings back an output that is 0 for every sample."""
-_OF_LOGITS: Final = frozenset({answer.CROSS_ENTROPY, answer.BINARY})
+_OF_LOGITS: Final = frozenset({losses.CROSS_ENTROPY, losses.BINARY})
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class OutputActivation:
         loss = "" if said is None else said.kind
         if kind in (_ending.SOFTMAX, "logsoftmax", "logsigmoid", "exp"):
             raise CannotPrescribe(f"the {kind} at its end is a part of the loss")
-        if loss in (answer.BINARY_OF_PROBABILITIES, answer.NLL):
+        if loss in (losses.BINARY_OF_PROBABILITIES, losses.NLL):
             raise CannotPrescribe(f"the loss is {loss}, which the {kind} at its end is for")
         removal, swaps = _ending.removal(record, last)
         check = ""

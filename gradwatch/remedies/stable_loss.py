@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from gradwatch.core import answer
+from gradwatch.core import losses
 from gradwatch.core.answer import Answer
 from gradwatch.core.finding import Finding
 from gradwatch.core.record import Call, Record
@@ -13,8 +13,8 @@ from gradwatch.core.remedy import CannotPrescribe, Prescription
 from gradwatch.remedies import _calls, _code, _ending, _reading, _training
 
 _LOGITS: Final = {
-    _ending.SOFTMAX: answer.CROSS_ENTROPY,
-    _ending.SIGMOID: answer.BINARY,
+    _ending.SOFTMAX: losses.CROSS_ENTROPY,
+    _ending.SIGMOID: losses.BINARY,
 }
 _CLASSES: Final = """\
 if not all((y.is_floating_point() and y.ndim > 1) or y.dtype == torch.long for y in several):
@@ -86,7 +86,7 @@ class StableLoss:
 
     def _without(self, finding: Finding, record: Record, last: Call, said: Answer) -> Prescription:
         kind = _ending.kind(last)
-        squashing = {answer.CROSS_ENTROPY, _LOGITS[kind]}  # losses that do it a second time
+        squashing = {losses.CROSS_ENTROPY, _LOGITS[kind]}  # losses that do it a second time
         removal, swaps = _ending.removal(record, last)
         code = runs = removal
         if said.kind not in squashing:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from gradwatch.core import answer
+from gradwatch.core import losses
 from gradwatch.core.finding import Finding
 from gradwatch.core.record import Record
 from gradwatch.core.remedy import CannotPrescribe, Prescription
 from gradwatch.remedies import _code, _ending, _reading, _training
 
 _OF_CLASSES: Final = frozenset(
-    {answer.CROSS_ENTROPY, answer.NLL, answer.BINARY, answer.BINARY_OF_PROBABILITIES}
+    {losses.CROSS_ENTROPY, losses.NLL, losses.BINARY, losses.BINARY_OF_PROBABILITIES}
 )
 
 

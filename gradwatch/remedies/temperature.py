@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from gradwatch.core import answer
+from gradwatch.core import losses
 from gradwatch.core.finding import Finding
 from gradwatch.core.record import Record
 from gradwatch.core.remedy import CannotPrescribe, Prescription
 from gradwatch.remedies import _code, _reading, _training
 
-_OF_LOGITS: Final = frozenset({answer.CROSS_ENTROPY, answer.BINARY})
+_OF_LOGITS: Final = frozenset({losses.CROSS_ENTROPY, losses.BINARY})
 
 
 @dataclass(frozen=True)

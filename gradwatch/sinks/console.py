@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from rich import console as rich_console
@@ -89,10 +89,13 @@ def to_text(report: Report, width: int = 100) -> str:
 
     Only code to paste exceeds the width.
     """
+    return plain(render(report), width)
+
+
+def plain(parts: Iterable[RenderableType], width: int = 100) -> str:
+    """Return the parts of a page as plain text, as `to_text` does."""
     console = rich_console.Console(file=io.StringIO(), width=width, color_system=None)
-    return for_encoding(
-        text_of(Group(*render(report)), console), getattr(sys.stdout, "encoding", None)
-    )
+    return for_encoding(text_of(Group(*parts), console), getattr(sys.stdout, "encoding", None))
 
 
 def text_of(renderable: RenderableType, console: rich_console.Console) -> str:

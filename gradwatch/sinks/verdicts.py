@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import io
-import sys
 from collections.abc import Iterator
 from typing import Final
 
-from rich import console as rich_console
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from gradwatch.core.verdict import Outcome, Verdict, Verdicts
-from gradwatch.sinks._text import clean, code_lines, for_encoding
+from gradwatch.sinks._text import clean, code_lines
+from gradwatch.sinks.console import plain
 
-WIDTH: Final = 100
 MAX_NAMES: Final = 6
 """Candidates that were not reached or could not be applied and are named; the rest is counted."""
 
 
 def to_text(verdicts: Verdicts) -> str:
     """Return the page as text."""
-    console = rich_console.Console(file=io.StringIO(), width=WIDTH)
-    with console.capture() as capture:
-        console.print(Group(*render(verdicts)))
-    lines = [line.rstrip() for line in capture.get().split("\n")]
-    return for_encoding("\n".join(lines).strip("\n"), sys.stdout.encoding)
+    return plain(render(verdicts))
 
 
 def render(verdicts: Verdicts) -> Iterator[RenderableType]:

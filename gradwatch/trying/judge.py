@@ -47,13 +47,13 @@ def verdicts(
     seconds: float,
 ) -> Verdicts:
     """Compare the arms, rank what was tried, and say it in a sentence."""
-    before = _summed(case, untreated)
-    control = _summed(case, reseeded) if reseeded.courses else None
+    before = outcome(untreated, case.model)
+    control = outcome(reseeded, case.model) if reseeded.courses else None
     found = []
     for arm in treated:
-        after = _summed(case, arm)
+        model = make(case, arm.prescriptions).model
+        after = outcome(arm, model)
         helped, reason = _helped(arm, after, before, control)
-        twin = make(case, arm.prescriptions)
         found.append(
             Verdict(
                 arm.prescriptions,
@@ -62,7 +62,7 @@ def verdicts(
                 after,
                 before,
                 _steps_to_match(arm, before),
-                twin.model,
+                model,
             )
         )
     found.sort(key=lambda verdict: (not verdict.recommended, *_rank(verdict)))
@@ -73,14 +73,8 @@ def verdicts(
         not_reached,
         not_applied,
         seconds,
-        _summary(untreated, found, len(treated), not_reached),
+        _summary(untreated, found, not_reached),
     )
-
-
-def _summed(case: Case, arm: Arm) -> Outcome:
-    twin = make(case, arm.prescriptions, reseed=arm.reseed)
-    count = sum(p.numel() for p in twin.model.parameters() if p.requires_grad)
-    return outcome(arm, count)
 
 
 def _helped(arm: Arm, after: Outcome, before: Outcome, control: Outcome | None) -> tuple[bool, str]:
@@ -130,9 +124,7 @@ def _steps_to_match(arm: Arm, before: Outcome) -> int | None:
     return None
 
 
-def _summary(
-    untreated: Arm, found: Sequence[Verdict], tried: int, not_reached: Sequence[str]
-) -> str:
+def _summary(untreated: Arm, found: Sequence[Verdict], not_reached: Sequence[str]) -> str:
     if not needs_help(untreated):
         return "It trains as it is: nothing is recommended."
     helped = [verdict for verdict in found if verdict.recommended]

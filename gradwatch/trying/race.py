@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from torch import nn
+
 from gradwatch.checking.batch import StepFailed
 from gradwatch.core.remedy import CannotApply, Prescription
 from gradwatch.core.verdict import Outcome
@@ -130,8 +132,8 @@ def halve(
     return running, []
 
 
-def outcome(arm: Arm, parameters: int) -> Outcome:
-    """Sum up the last round of an arm."""
+def outcome(arm: Arm, model: nn.Module) -> Outcome:
+    """Sum up the last round of an arm; `model` is one as it has it."""
     courses = [arm.courses[seed] for seed in sorted(arm.courses)]
     first = courses[0]
     return Outcome(
@@ -141,5 +143,5 @@ def outcome(arm: Arm, parameters: int) -> Outcome:
         first.report.findings if first.report is not None else (),
         first.bits,
         min(course.seconds for course in courses),
-        parameters,
+        sum(p.numel() for p in model.parameters() if p.requires_grad),
     )

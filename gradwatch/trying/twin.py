@@ -129,7 +129,7 @@ def _made(case: Case, prescriptions: Sequence[Prescription], reseed: bool) -> Tw
     scope["optimizer"] = twin.optimizer
     for one in later:
         if one.per_step:
-            twin.per_step.append(compile(one.runs or one.code, f"<{one.remedy}>", "exec"))
+            twin.per_step.append(_compiled(one))
         else:
             _execute(one, scope)
             twin.optimizer = scope["optimizer"]
@@ -206,12 +206,13 @@ def _step(twin: Twin, batch: Any, *, read: bool) -> tuple[Tensor, Answer | None]
     return loss, answer.read(read_targets(output, looked[0]).tolist(), float(loss))
 
 
+def _compiled(prescription: Prescription) -> CodeType:
+    return compile(prescription.runs or prescription.code, f"<{prescription.remedy}>", "exec")
+
+
 def _execute(prescription: Prescription, scope: dict[str, Any]) -> None:
     try:
-        exec(
-            compile(prescription.runs or prescription.code, f"<{prescription.remedy}>", "exec"),
-            scope,
-        )
+        exec(_compiled(prescription), scope)
     except Exception as error:
         said = f"{type(error).__name__}: {error}"
         raise CannotApply(f"{prescription.remedy} failed on a copy ({said})") from error

@@ -7,19 +7,10 @@ from typing import Any
 
 import pytest
 
-from gradwatch.core.answer import (
-    ABSOLUTE_ERROR,
-    BINARY,
-    CROSS_ENTROPY,
-    FIELDS,
-    SQUARED_ERROR,
-    Answer,
-    factor_of,
-    heads,
-    read,
-)
+from gradwatch.core.answer import Answer, factor_of, heads, read
 from gradwatch.core.answers import answers
 from gradwatch.core.history import History
+from gradwatch.core.losses import ABSOLUTE_ERROR, BINARY, CROSS_ENTROPY, FIELDS, SQUARED_ERROR
 from gradwatch.core.record import Record
 
 OLDER = FIELDS.index("var_gradient") + 1

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import gradwatch
-from gradwatch.core.answer import FIELDS
 from gradwatch.core.finding import Finding, Severity
 from gradwatch.core.history import History
+from gradwatch.core.losses import FIELDS
 from gradwatch.core.record import Call, Layer, Parameter, Record
 from gradwatch.core.stats import Stats
 from gradwatch.detectors import _ending

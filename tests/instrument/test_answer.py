@@ -15,7 +15,8 @@ from torch.distributions import Categorical
 from torch.nn import functional as F
 
 import gradwatch
-from gradwatch.core.answer import (
+from gradwatch.core.answer import Answer, heads, read
+from gradwatch.core.losses import (
     ABSOLUTE_ERROR,
     BINARY,
     BINARY_OF_PROBABILITIES,
@@ -23,9 +24,6 @@ from gradwatch.core.answer import (
     FIELDS,
     NLL,
     SQUARED_ERROR,
-    Answer,
-    heads,
-    read,
 )
 from gradwatch.instrument.answer import LARGEST, read_targets, readable
 
