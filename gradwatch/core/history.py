@@ -114,6 +114,12 @@ class History:
         return records[-1] if records else None
 
     @property
+    def checkup(self) -> bool:
+        """Whether it is one exam of a model that is not trained: what one step can tell has to be
+        said now, as a prediction, for no other will come."""
+        return len(self.records) == 1 and not self._first_pulses and not self.records[0].step
+
+    @property
     def pulses(self) -> tuple[Pulse, ...]:
         """The pulses that are kept."""
         return (*self._first_pulses, *self._last_pulses)

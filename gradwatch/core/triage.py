@@ -84,7 +84,7 @@ LAST_RESORT: Final = "learns-nothing"
 def triage(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """Return the findings, each consequence under its root and marked with the root's name; roots
     come in the order of their severity, then of their first step."""
-    findings = sorted(findings, key=lambda f: (-f.severity, f.since, f.name))
+    findings = sorted(findings, key=lambda f: (-f.severity, not _by_itself(f), f.since, f.name))
     roots = {finding.name: _root(finding, findings) for finding in findings}
     ordered: list[Finding] = []
     # A consequence is as bad as it is, and its root is looked at in its place.
@@ -115,11 +115,16 @@ def _root(finding: Finding, findings: list[Finding]) -> Finding | None:
         seen.add(current.name)
 
 
+def _by_itself(finding: Finding) -> bool:
+    """Whether one operation broke, while the numbers around it were ordinary."""
+    return finding.name == "non-finite" and finding.cause in {"numerics", "precision", "data"}
+
+
 def _follows(finding: Finding, other: Finding) -> bool:
     """Whether one can follow from the other."""
     if finding.name == LAST_RESORT:
         return True
-    if other.name == OVERSIZED and finding.cause in BORN:
+    if other.name == OVERSIZED and (finding.cause in BORN or _by_itself(finding)):
         return False
     if finding.name == OVERSIZED and other.cause in BORN:
         return True

@@ -28,6 +28,10 @@ OVERFLOWS: Final = 256.0
 """A number whose square float16 does not hold (its largest is 65504)."""
 ROUNDS_TO_ZERO: Final = 2.0**-25
 """... and under which it holds none (half of its smallest)."""
+GROWING: Final = frozenset(
+    ("pow", "mul", "add", "sub", "sum", "matmul", "bmm", "linear", "einsum", "exp", "prod", "mean")
+)
+"""Operations whose results are larger than what they are given."""
 FEW: Final = 0.1
 """Share of the entries of the output whose gradient is NaN for a few bad targets. A mask or a
 softmax that underflows takes whole rows."""
@@ -151,6 +155,8 @@ def _too_large(scene: Scene, origin: Origin) -> tuple[str, str] | None:
         if call.dtype != "float16":
             continue
         label = call.layer.label
+        if call.layer.name in origin.layers and call.layer.kind in GROWING:
+            return "precision", f"float16 ends at 65504, and `{label}` is worked out in it."
         if (output := call.output) is not None and (output.peak >= OVERFLOWS or output.infs):
             size = "is infinite" if output.infs else f"goes up to {output.peak:.3g}"
             return "precision", text.format("the output of", label, size)

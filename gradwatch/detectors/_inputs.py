@@ -26,6 +26,10 @@ ALIKE: Final = 1e-5
 mean is 300 times its standard deviation."""
 
 
+SAME: Final = 1e-11
+"""... under which the samples are one and the same: float32 rounds to 1e-14 of the squares."""
+
+
 @dataclass(frozen=True, slots=True)
 class Input:
     """What one or several first layers get."""
@@ -39,6 +43,8 @@ class Input:
     """Share of its squares in which samples differ."""
     normalised: bool
     """Whether a norm follows before the next weights."""
+    flushed: str = ""
+    """The layer in float16 that gave only zeros, where that is what comes in."""
 
     @property
     def large(self) -> bool:
@@ -46,9 +52,20 @@ class Input:
         return self.size >= LARGE
 
     @property
+    def cause(self) -> str:
+        """Whose doing it is: the units of the data, the data themselves, or the number format."""
+        if self.flushed:
+            return "precision"
+        return "data" if self.spread < SAME else "data-scale"
+
+    @property
     def text(self) -> str:
         """What is off, as a sentence."""
         layers = f"`{self.layers[0] or '(model)'}`"
+        if self.flushed:
+            return f"What goes into {layers} is 0: `{self.flushed}` left the range of float16."
+        if self.spread < SAME:
+            return f"What goes into {layers} is the same for every sample of the batch."
         if self.spread < ALIKE and self.large:
             return (
                 f"What goes into {layers} is of size {self.size:.3g}, and differs between samples "
@@ -94,7 +111,17 @@ def _input(record: Record, position: int, call: Call) -> Input | None:
         differing,
         (differing / norm) ** 2 if norm else 0.0,
         _normalised(record, position),
+        _flushed(record, position),
     )
+
+
+def _flushed(record: Record, position: int) -> str:
+    """Return the layer before this one that gave nothing but zeros in float16."""
+    for call in reversed(record.calls[:position]):
+        output = call.output
+        if output is not None and output.count and call.dtype == "float16":
+            return "" if output.squares or output.nonfinite else call.layer.label
+    return ""
 
 
 def _normalised(record: Record, position: int) -> bool:

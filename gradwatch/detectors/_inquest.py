@@ -26,6 +26,8 @@ OUTLIER: Final = 3.0
 """Bits that a norm takes beyond what the weights before it added, to stand out."""
 BORN: Final = 1.0
 """Decades over depth from which on a trend counts as one that the model was born with."""
+MIN_SUM: Final = 3.0
+"""Bits under which sums are what they are in any net with a pooling or an attention."""
 MANY: Final = 10
 """Layers from which on it may be their number that matters."""
 
@@ -89,6 +91,19 @@ class Inquest:
                 "has no bound."
             )
             yield Cause("activation", text, _depth.names(entries), bits)
+        yield from self._sums()
+
+    def _sums(self) -> Iterator[Cause]:
+        """Sums over neighbours or positions, which grow with their number, and means, in which
+        all become alike."""
+        entries = [entry for entry in self.found.sums if entry.bits * self.sign > 0]
+        bits = _depth.bits(entries)
+        if _depth.bits(self.found.sums) * self.sign <= MIN_SUM:
+            return
+        grows = self.sign > 0
+        why = "they add up where a mean would keep the size" if grows else "they average"
+        text = f"{self._says(entries, bits)}: {why}."
+        yield Cause("normalisation" if grows else "depth", text, _depth.names(entries), bits)
 
     def _saturation(self, entries: Sequence[Entry], bits: float) -> Cause:
         """Why bounded activations are flat where the signal is."""
@@ -242,8 +257,7 @@ class Inquest:
             return
         bits = _depth.bits(entries)
         name, why = "depth", "they cannot be split further"
-        sizes = _sizes.Sizes(self.born).of.values() if not self.norms else ()
-        inside = _sizes.mean(sizes)
+        inside = None if self.norms else _sizes.Sizes(self.born).mean
         if self.sign > 0 and not self.norms:
             name = "init" if inside is not None and inside > TOO_LARGE else "normalisation"
             why = "each adds its branch at full size, and no norm keeps the sum"

@@ -46,16 +46,14 @@ class Sizes:
         self.record = record
         rectified = any(call.layer.kind in RECTIFIERS for call in record.calls)
         gain = math.sqrt(2) if rectified else 1.0
-        self.of = {
-            call.layer.name: one / gain
+        used = [
+            (call.layer.name, one / gain)
             for call in record.calls
             if call.layer.weighted and (one := size(record, call)) is not None
-        }
-
-    @property
-    def mean(self) -> float | None:
-        """Their geometric mean: 1 where the weights are of the right size."""
-        return mean(self.of.values())
+        ]
+        self.of = dict(used)
+        self.mean = mean(one for _, one in used)
+        """Their geometric mean, each as often as it is called: 1 where they are as they should."""
 
     def missing(self, sign: float) -> tuple[str, ...]:
         """Return the layers whose weights are too large (`sign` 1) or too small (-1)."""

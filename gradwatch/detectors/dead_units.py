@@ -49,17 +49,18 @@ class DeadUnits:
     def __call__(self, history: History) -> tuple[Finding, ...]:
         """Judge the latest window of exams."""
         records = history.records
-        dead = self._dead(records[-self.window :])
-        if len(records) < self.window or not dead:
+        window = 1 if history.checkup else self.window
+        dead = self._dead(records[-window:])
+        if len(records) < window or not dead:
             return ()
         going = progress(history)
         if _outcome.learns(history, going):
             return ()
-        since = records[-self.window].step
-        for end in range(len(records) - 1, self.window - 1, -1):
-            if not set(self._dead(records[end - self.window : end])) & set(dead):
+        since = records[-window].step
+        for end in range(len(records) - 1, window - 1, -1):
+            if not set(self._dead(records[end - window : end])) & set(dead):
                 break
-            since = records[end - self.window].step
+            since = records[end - window].step
         layers = tuple(dead)
         worst = max(dead.values())
         critical = going.moving is False and records[-1].step - since >= self.steps
@@ -73,7 +74,9 @@ class DeadUnits:
                 since,
                 records[-1].step,
                 (self._cause(history, layers, since),),
-                f"Counted over {self.window} exams; {going.text}.",
+                "A prediction at initialisation."
+                if history.checkup
+                else f"Counted over {window} exams; {going.text}.",
                 {"share": worst, "layers": float(len(layers))},
             ),
         )

@@ -38,7 +38,7 @@ class ExplodingOverTime:
     young: int = 20
     """Steps before which a training that gets nowhere yet is only warned of."""
     critical_exams: int = 3
-    critical_steps: int = 50
+    critical_steps: int = 40
     """Steps that these exams span at least: some calm down within 40."""
 
     def __call__(self, history: History) -> tuple[Finding, ...]:

@@ -26,7 +26,8 @@ class SignalScale:
     The way forward: with weights that are too small or too large for their fan-in every layer
     scales the signal by the same factor (Glorot & Bengio 2010, He et al. 2015, Mishkin & Matas
     2016): cause `init`, with the factor. Where the weights are as they should be it is a function
-    that grows without bound between them (`activation`), or branches that add up (`normalisation`).
+    that grows without bound between them (`activation`), or branches or neighbours that add up
+    (`normalisation`).
 
     Judged on what the model was born with, in the light of what became of it: at the start it is a
     prediction; critical when the loss stays where it is or runs away; silent as soon as it learns.
@@ -46,7 +47,7 @@ class SignalScale:
     """Steps that a training with large inputs gets before it is judged: Adam lives with pixels."""
     flat: float = 0.1
     """Mean slope under which a bounded activation counts as saturated by the inputs."""
-    flat_steps: int = 50
+    flat_steps: int = 40
     """Steps after which it is critical if the loss is flat."""
     thrown: float = 0.1
     """... unless its first step changes the first layer by such a part of its size."""
@@ -89,7 +90,7 @@ class SignalScale:
             off.layers,
             history.records[0].step,
             history.last_step,
-            (Cause("data-scale", off.text, off.layers, share=1.0),),
+            (Cause(off.cause, off.text, off.layers, share=1.0),),
             confidence,
             {"size": off.size, "differing": off.differing},
         )
@@ -108,13 +109,22 @@ class SignalScale:
         weights = _sizes.Sizes(born)
         explained = max(0.0, weights.explain(fitted.layers))
         functions = _groups.functions(born)
-        branches = any(call.layer.kind == "add" for call in born.calls)
+        branches = _groups.branches(born)
         if functions and not branches and explained < 0.5 * fitted.decades:
             return Cause(
                 "activation",
                 f"The weights explain {explained:.1f} decades of it: {_depth.listed(functions)} "
                 "grow faster than what they are given.",
                 functions,
+                share=1.0,
+            )
+        sums = _groups.sums(born)
+        if sums and fitted.decades > 0 and explained < 0.5 * fitted.decades:
+            return Cause(
+                "normalisation",
+                f"The weights explain {explained:.1f} decades of it: {_depth.listed(sums)} add up "
+                "where a mean would keep the size.",
+                sums,
                 share=1.0,
             )
         factor = weights.mean

@@ -45,7 +45,7 @@ class VanishingGradient:
     critical_exams: int = 3
     stuck_steps: int = 10
     """Steps after which it is critical if the first layers' updates round to nothing."""
-    flat_steps: int = 50
+    flat_steps: int = 40
     """Steps after which it is critical if the loss is flat though the first layers do move."""
     chance: float = 2.0
     """Sum of the update ratios in which weights that are too small would have grown."""

@@ -49,7 +49,7 @@ class VanishingOverTime:
     young: int = 20
     """Steps after which a prediction has had its time."""
     critical_exams: int = 3
-    critical_steps: int = 50
+    critical_steps: int = 40
     """Steps that the exams with a critical drop span at least: slow starters got going by then."""
 
     def __call__(self, history: History) -> tuple[Finding, ...]:

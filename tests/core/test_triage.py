@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 
-from gradwatch.core.finding import Finding, Severity
+from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.triage import FOLLOWS, triage
 
 
@@ -31,6 +32,14 @@ def test_what_was_there_first_is_no_consequence() -> None:
         ("non-finite", ""),
         ("exploding-gradient", ""),
     ]
+
+
+def test_an_operation_that_broke_by_itself_is_no_consequence_of_large_steps() -> None:
+    for cause, first in (("numerics", "non-finite"), ("learning-rate", "oversized-updates")):
+        broke = replace(finding("non-finite", 9), causes=(Cause(cause, "", share=1.0),))
+        found = triage([finding("oversized-updates", 2), broke])
+        assert found[0].name == first
+        assert bool(found[-1].because_of) == (cause != "numerics")
 
 
 def test_a_root_is_looked_at_in_the_place_of_its_worst_consequence() -> None:

@@ -82,6 +82,13 @@ class Function(nn.Module):
         return self.function(x)
 
 
+def neighbours(x: Tensor) -> Tensor:
+    """Each sample gets the sum over all of its kind, as in a graph net without a mean."""
+    torch.manual_seed(3)
+    near = (torch.rand(len(x), len(x)) < 0.3).float()
+    return near @ F.relu(x)
+
+
 def train(
     model: nn.Module, steps: int = 1, *, rate: float = 0.01, batch: int = 64, scale: float = 1.0
 ) -> History:
@@ -142,6 +149,16 @@ SICK = {
         lambda: drawn(chain(5, lambda: Function(torch.square)), he),
         "signal-scale",
         "activation",
+    ),
+    "cubes, with a branch of their own": (
+        lambda: chain(4, lambda: Function(lambda x: x + x**3)),
+        "signal-scale",
+        "activation",
+    ),
+    "sums over neighbours": (
+        lambda: drawn(chain(5, lambda: Function(neighbours)), nn.init.orthogonal_),
+        "signal-scale",
+        "normalisation",
     ),
     "sines of 30 times": (
         lambda: chain(5, lambda: Function(lambda x: torch.sin(30 * x))),
@@ -260,6 +277,22 @@ def test_inputs_that_hardly_differ_are_too_small() -> None:
     assert off is not None
     assert not off.large
     assert off.differing == pytest.approx(math.sqrt(1e-6) / 0.5, rel=0.01)
+
+
+def test_samples_that_are_one_and_the_same_are_a_matter_of_the_data() -> None:
+    off = _inputs.off_scale(entering(size=1.0, common=1.0))
+    assert off is not None
+    assert (off.cause, off.large) == ("data", False)
+    assert "the same for every sample" in off.text
+
+
+def test_a_norm_that_overflows_in_half_precision_gives_nothing() -> None:
+    zeros = Call(Layer("0", "RMS"), output=stats([0.0] * 16), dtype="float16")
+    record = entering(size=0.0, bias=1.0, common=1.0)
+    off = _inputs.off_scale(replace(record, calls=(zeros, *record.calls)))
+    assert off is not None
+    assert off.cause == "precision"
+    assert "`0` left the range of float16" in off.text
 
 
 def test_a_norm_behind_the_first_layer_undoes_the_size_of_the_inputs() -> None:

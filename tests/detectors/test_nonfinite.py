@@ -203,6 +203,24 @@ def test_an_epsilon_that_is_zero_in_half_precision() -> None:
     assert (found.since, found.cause) == (1, "precision")
 
 
+def test_an_operation_that_leaves_the_range_of_half_precision() -> None:
+    class Distances(nn.Module):
+        """Squared distances to ten centres, worked out in half precision and given in single."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = nn.Linear(64, 8)
+            self.centres = nn.Parameter(torch.randn(10, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            apart = (300 * self.encoder(x))[:, None].half() - self.centres.half()
+            return -apart.pow(2).sum(-1).float()
+
+    found = finding(replace(BASE, model=Distances))
+    assert (found.since, found.cause) == (0, "precision")
+    assert "float16" in found.causes[0].text
+
+
 def test_a_loss_of_nan_with_finite_gradients_is_not_over() -> None:
     class Loss(nn.Module):
         def forward(self, output: Tensor, target: Tensor) -> Tensor:
