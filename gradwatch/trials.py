@@ -41,12 +41,13 @@ def trial(
 ) -> Verdicts:
     """Try remedies on copies of a model, and say which of them get its training unstuck.
 
-    An untreated copy is trained and examined; remedies that answer what is found, then all others
-    that can be applied, are tried beside it: from the same weights, on the same batches in the same
-    order. The controls are the untreated copy and one with new random weights, both with several
-    seeds. The better half goes on in each round, in pairs too, and the last few are measured with
-    several seeds. The model, its gradients, the optimizer and all random generators are left as
-    they were.
+    An untreated copy is trained and examined; remedies that answer what is found, then all
+    others that can be applied, are tried beside it: from the same weights, on the same batches
+    in the same order. The controls, with several seeds each, are the untreated copy, one with
+    new random weights, and one with a remedy drawn at random from those that dropped out. The
+    better half goes on in each round, in pairs too, and the last few are measured with several
+    seeds. The model, its gradients, the optimizer and all random generators are left as they
+    were.
 
     Args:
         loss_fn: as for `gradwatch.diagnose`.
@@ -93,19 +94,23 @@ def _raced(
     arms = [Arm((one,)) for one in found.prescriptions]
     finalists: list[Arm] = []
     missing: list[Arm] = []
+    other: Arm | None = None
     if judge.needs_help(untreated):
         finalists, missing = halve(case, arms, steps, clock)
         doubles = [Arm(pair) for pair in pairs(finalists)]
         more, later = halve(case, doubles, steps, clock)
         missing += later
         finalists = judge.best([*finalists, *more])
-        missing += _measured(case, [untreated, reseeded, *finalists], steps, clock)
+        other = judge.at_random([arm for arm in arms if arm.courses], finalists)
+        controls = [untreated, reseeded, *([other] if other is not None else [])]
+        missing += _measured(case, [*controls, *finalists], steps, clock)
     return judge.verdicts(
         case,
         untreated,
         reseeded,
+        other if other is not None and other.courses else None,
         [arm for arm in finalists if arm.courses],
-        not_reached=tuple(arm.name for arm in missing if arm not in (untreated, reseeded)),
+        not_reached=tuple(arm.name for arm in missing if arm not in (untreated, reseeded, other)),
         not_applied=(*found.refused, *(arm.failed for arm in arms if arm.failed)),
         seconds=time.perf_counter() - start,
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from gradwatch.core.finding import Finding, Severity
 from gradwatch.core.remedy import Prescription
+from gradwatch.core.report import Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,11 @@ class Verdicts(Sequence[Verdict]):
     untreated: Outcome
     reseeded: Outcome | None
     """The control with new weights; None when it was not reached."""
+    other: Verdict | None = None
+    """The control with a remedy that was drawn at random from those that dropped out; None when
+    none did or it was not reached."""
+    report: Report | None = None
+    """What was found in the untreated copy, with all that is prescribed."""
     not_reached: tuple[str, ...] = ()
     """Candidates for which the budget did not last."""
     not_applied: tuple[str, ...] = ()

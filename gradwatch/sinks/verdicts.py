@@ -52,6 +52,8 @@ def _table(verdicts: Verdicts) -> Table:
             style="bold" if verdict.recommended else "",
         )
     controls = [("untreated", verdicts.untreated), ("new weights", verdicts.reseeded)]
+    if (other := verdicts.other) is not None:
+        controls.append((f"at random: {clean(other.name)}", other.treated))
     for name, control in controls:
         if control is not None:
             table.add_row("", name, *_measured(control), "", "", "", style="dim")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from random import Random
 from statistics import median
 from typing import Final
 
@@ -36,10 +37,19 @@ def best(arms: Sequence[Arm]) -> list[Arm]:
     return ranked[:FINALISTS]
 
 
+def at_random(arms: Sequence[Arm], finalists: Sequence[Arm]) -> Arm | None:
+    """Draw one of those that dropped out, always the same of the same: what is advised has to be
+    worth more than to try whatever comes to mind."""
+    names = {one.remedy for arm in finalists for one in arm.prescriptions}
+    left = sorted((arm for arm in arms if arm.name not in names), key=lambda arm: arm.name)
+    return Random(len(left)).choice(left) if left else None
+
+
 def verdicts(
     case: Case,
     untreated: Arm,
     reseeded: Arm,
+    other: Arm | None,
     treated: Sequence[Arm],
     *,
     not_reached: tuple[str, ...],
@@ -49,27 +59,22 @@ def verdicts(
     """Compare the arms, rank what was tried, and say it in a sentence."""
     before = outcome(untreated, case.model)
     control = outcome(reseeded, case.model) if reseeded.courses else None
-    found = []
-    for arm in treated:
+
+    def judged(arm: Arm) -> Verdict:
         model = make(case, arm.prescriptions).model
         after = outcome(arm, model)
         helped, reason = _helped(arm, after, before, control)
-        found.append(
-            Verdict(
-                arm.prescriptions,
-                helped,
-                reason,
-                after,
-                before,
-                _steps_to_match(arm, before),
-                model,
-            )
-        )
+        match = _steps_to_match(arm, before)
+        return Verdict(arm.prescriptions, helped, reason, after, before, match, model)
+
+    found = [judged(arm) for arm in treated]
     found.sort(key=lambda verdict: (not verdict.recommended, *_rank(verdict)))
     return Verdicts(
         tuple(found),
         before,
         control,
+        None if other is None else judged(other),
+        untreated.courses[0].report,
         not_reached,
         not_applied,
         seconds,

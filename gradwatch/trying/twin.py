@@ -158,9 +158,9 @@ def train(
     start = time.perf_counter()
     try:
         with seeded([*twin.model.parameters()], seed):
-            for step, i in enumerate(order):
+            for number, i in enumerate(order):
                 on_step()
-                loss, said = _step(twin, batches[i], read=step >= end)
+                loss, said = step(twin, batches[i], read=number >= end)
                 if watcher is not None:
                     watcher.step(loss)
                 losses.append(float(loss))
@@ -183,7 +183,9 @@ def _order(count: int, steps: int, seed: int) -> list[int]:
     return order[:steps]
 
 
-def _step(twin: Twin, batch: Any, *, read: bool) -> tuple[Tensor, Answer | None]:
+def step(twin: Twin, batch: Any, *, read: bool = False) -> tuple[Tensor, Answer | None]:
+    """Make one step of its training; returns the loss and, if that is to be read, what the model
+    answered. Raises `StepFailed`."""
     batch = fresh(batch)
     output = forward(twin.model, batch)
     loss = loss_of(twin.loss_fn, output, batch)

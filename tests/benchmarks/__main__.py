@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks overhead | detection`."""
+"""`python -m tests.benchmarks overhead | detection | remedies`."""
 
 from __future__ import annotations
 
@@ -26,11 +26,28 @@ def main() -> None:
     detecting.add_argument(
         "--readme", action="store_true", help="write the README's table: needs the whole corpus"
     )
+    remedying = commands.add_parser("remedies", help="what trials advise, and what comes of it")
+    remedying.add_argument("--quick", action="store_true", help="every eighth case")
+    remedying.add_argument("--only", nargs="+", metavar="NAME", help="cases; all if left out")
+    remedying.add_argument(
+        "--unseen", metavar="MODULE", help="another corpus: path or name of a module with CASES"
+    )
+    remedying.add_argument("--json", type=Path, metavar="FILE", help="write what came of each")
     arguments = parser.parse_args()
     if arguments.benchmark == "overhead":
         from tests.benchmarks import overhead
 
         overhead.main(quick=arguments.quick)
+        return
+    if arguments.benchmark == "remedies":
+        from tests.benchmarks import remedies
+
+        remedies.main(
+            arguments.only,
+            quick=arguments.quick,
+            unseen=arguments.unseen,
+            to_json=arguments.json,
+        )
         return
     if arguments.readme and (arguments.quick or arguments.only or arguments.unseen):
         detecting.error("--readme is for the whole corpus: without --quick, --only and --unseen")

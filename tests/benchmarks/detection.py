@@ -322,7 +322,8 @@ def load(module: str) -> dict[str, Case]:
 
 
 @cache
-def _corpus(module: str | None) -> dict[str, Case]:
+def corpus(module: str | None) -> dict[str, Case]:
+    """Return the cases of the corpus, or of another module, by name."""
     return collect() if module is None else load(module)
 
 
@@ -334,7 +335,7 @@ def _start() -> None:
 
 def _work(module: str | None, name: str, cured: bool) -> tuple[object, ...]:
     """What `watch` found, without the case: recipes do not travel between processes."""
-    run = watch(_corpus(module)[name], cured=cured)
+    run = watch(corpus(module)[name], cured=cured)
     return run.reports, run.fired, run.cured, run.steps, run.predicted, run.broke
 
 
@@ -371,7 +372,7 @@ def main(
     """Judge the corpus, some of it or another one, and print the tables; write what is asked."""
     from tests.benchmarks import detection_readme, detection_tables
 
-    cases = _corpus(unseen)
+    cases = corpus(unseen)
     if unknown := set(names or ()) - cases.keys():
         raise SystemExit(f"no case is named {', '.join(sorted(unknown))}")
     chosen = list(names or cases)[:: QUICK if quick else 1]

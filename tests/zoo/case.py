@@ -32,6 +32,10 @@ class Trial:
     scaler: torch.amp.GradScaler | None = None
     score: Callable[[], float] | None = None
     """What is judged at the end, the smaller the better; the mean of the latest losses if None."""
+    sample: Callable[[], tuple[Tensor, Tensor]] | None = None
+    """Draws a batch of inputs and targets, where a step does nothing but `loss_fn(model(inputs),
+    targets)`, backward and the optimizer's step: then it can be handed to `gradwatch.trial`."""
+    loss_fn: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)

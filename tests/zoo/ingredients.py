@@ -34,7 +34,7 @@ def supervised(
         optimizer.step()
         return loss
 
-    return Trial(model, [optimizer], step, score=score)
+    return Trial(model, [optimizer], step, score=score, sample=sample, loss_fn=loss_fn)
 
 
 def adam(model: nn.Module, rate: float = 1e-2) -> torch.optim.Optimizer:

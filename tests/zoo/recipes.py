@@ -25,6 +25,20 @@ SGD = torch.optim.SGD
 ADAM = torch.optim.Adam
 
 
+def constant(step: int) -> float:
+    """Change nothing: a factor of one at every step."""
+    return 1.0
+
+
+def as_it_is(inputs: Tensor, targets: Tensor, step: int) -> Batch:
+    """Leave a batch as it was drawn."""
+    return inputs, targets
+
+
+def undisturbed(model: nn.Module, step: int) -> None:
+    """Do nothing to a model."""
+
+
 def fit(
     model: Callable[[], nn.Module],
     data: Callable[[], Batch] | None = None,
@@ -33,10 +47,10 @@ def fit(
     optimizer: Callable[..., torch.optim.Optimizer] = SGD,
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     batch: int = 64,
-    schedule: Callable[[int], float] = lambda step: 1.0,
-    weight: Callable[[int], float] = lambda step: 1.0,
-    alter: Callable[[Tensor, Tensor, int], Batch] = lambda inputs, targets, step: (inputs, targets),
-    disturb: Callable[[nn.Module, int], None] = lambda model, step: None,
+    schedule: Callable[[int], float] = constant,
+    weight: Callable[[int], float] = constant,
+    alter: Callable[[Tensor, Tensor, int], Batch] = as_it_is,
+    disturb: Callable[[nn.Module, int], None] = undisturbed,
     clip: float | None = None,
     score: Callable[[Tensor, Tensor], Tensor] | None = None,
     **options: Any,
@@ -48,19 +62,26 @@ def fit(
     whole data set at the end. `options` go to the optimizer.
     """
 
+    own = (schedule is constant, weight is constant, alter is as_it_is, disturb is undisturbed)
+    plain = clip is None and all(own)
+
     def build() -> Trial:
         inputs, targets = (data or digit_vectors)()
         network = model()
-        updates = optimizer(network.parameters(), lr=lr, **options)
 
-        def step(i: int) -> Tensor:
-            disturb(network, i)
+        def sample() -> Batch:
             picked = (
                 torch.randint(0, len(inputs), (batch,))
                 if batch < len(inputs)
                 else torch.arange(len(inputs))
             )
-            x, y = alter(inputs[picked], targets[picked], i)
+            return inputs[picked], targets[picked]
+
+        updates = optimizer(network.parameters(), lr=lr, **options)
+
+        def step(i: int) -> Tensor:
+            disturb(network, i)
+            x, y = alter(*sample(), i)
             for group in updates.param_groups:
                 group["lr"] = lr * schedule(i)
             updates.zero_grad()
@@ -76,6 +97,8 @@ def fit(
             [updates],
             step,
             score=None if score is None else lambda: float(score(network(inputs), targets)),
+            sample=sample if plain else None,
+            loss_fn=loss if plain else None,
         )
 
     return build
