@@ -98,6 +98,12 @@ def _parser() -> argparse.ArgumentParser:
         default="critical",
         help="fail on findings as severe as this, too (default: critical)",
     )
+    check.add_argument(
+        "--try-remedies",
+        action="store_true",
+        help="if something is found, try remedies on copies for a minute and print what they are "
+        "worth; the exit code stays that of the model as it is",
+    )
     check.add_argument("--json", action="store_true", help="print one JSON object")
     explain = commands.add_parser(
         "explain",
@@ -163,6 +169,7 @@ def _check(arguments: argparse.Namespace) -> int:
             arguments.factory,
             steps=arguments.steps,
             init_only=arguments.init_only,
+            try_remedies=arguments.try_remedies,
             fail_on=Severity[arguments.fail_on.upper()],
             console=page,
         )

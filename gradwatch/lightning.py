@@ -7,9 +7,11 @@ either takes seconds, and their `Callback` classes are two.
 
 from __future__ import annotations
 
+import inspect
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -20,8 +22,10 @@ from torch.optim import Optimizer
 from gradwatch.core.finding import Detector, Severity
 from gradwatch.core.reporter import warn_safely
 from gradwatch.core.sink import Sink
+from gradwatch.core.verdict import Verdicts
 from gradwatch.instrument.hooks import Hook
 from gradwatch.instrument.schedule import Schedule
+from gradwatch.recording import Recording, budget_of
 from gradwatch.sinks.console import Console
 from gradwatch.sinks.latest import Latest
 from gradwatch.sinks.logger import LoggerScalars
@@ -51,9 +55,15 @@ class GradWatch(Base):
         detectors: instead of all that are installed.
         trace_forward: look at every module's output in every step, to name the layer in which a
             NaN is born in the forward pass. Costs one sum per module and step.
+        try_remedies: when `fit` ends and the report holds a warning or worse, try remedies on
+            copies of the model as it was at the start, for 60 s or that many seconds, and print
+            what they were worth: `verdicts`. For automatic optimization; the first 16 batches and
+            the weights of the start are kept in the host's memory for that.
         strict: raise errors of gradwatch itself instead of warning once and stepping aside.
     """
 
+    verdicts: Verdicts | None = None
+    """What the trial of the latest `fit` gave."""
     watcher: Watcher | None = None
     """That of the latest `fit`: `watcher.report()` tells what is known as of now. None before, and
     in all processes but the first: gradients are read reduced."""
@@ -75,6 +85,7 @@ class GradWatch(Base):
         sinks: Iterable[Sink] = (),
         detectors: Iterable[Detector] | None = None,
         trace_forward: bool = True,
+        try_remedies: bool | float = False,
         strict: bool = False,
     ) -> None:
         if stop_on not in (None, "critical", "warning"):
@@ -87,6 +98,7 @@ class GradWatch(Base):
             "strict": strict,
         }
         self._prints = report
+        self._seconds = budget_of(try_remedies)
         self._stop_on = None if stop_on is None else Severity[stop_on.upper()]
         self._sinks = tuple(sinks)
         self._forget()
@@ -99,6 +111,8 @@ class GradWatch(Base):
         self._handles: list[Any] = []
         self._advice = ""
         self._goes_on = False
+        self._recording: Recording | None = None
+        self.verdicts = None
 
     # --- events ------------------------------------------------------------------------------
 
@@ -126,6 +140,15 @@ class GradWatch(Base):
         self._goes_on = True
         stepped = Hook(self, GradWatch._stepped)
         self._handles = [one.register_step_post_hook(stepped) for one in trainer.optimizers]
+        if self._seconds is not None:
+            self._safely(lambda: self._record(trainer, pl_module))
+
+    def on_train_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep a batch, if remedies are to be tried."""
+        if (recording := self._recording) is not None and not recording.full:
+            self._safely(lambda: recording.keep(batch))
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """Note the loss. Lightning has divided it by the micro-batches, and scaled it for fp16."""
@@ -170,8 +193,12 @@ class GradWatch(Base):
                 print(f"gradwatch ends the training at step {report.step}. {report.verdict}")
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
-        """Detach, and print the report."""
+        """Detach, print the report, and try remedies if that is wanted and needed."""
         self._end(tell=self._prints)
+        recording, self._recording = self._recording, None
+        report = self._latest.report if self.watcher is None else self.watcher.report()
+        if recording is not None and report is not None and not report.healthy:
+            self._safely(lambda: self._try(recording, pl_module))
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Detach: nothing else is called then. Who has pressed Ctrl-C may want the report."""
@@ -201,6 +228,26 @@ class GradWatch(Base):
             else:
                 yield LoggerScalars(logger)
 
+    def _record(self, trainer: Any, pl_module: Any) -> None:
+        if not pl_module.automatic_optimization or len(trainer.optimizers) != 1:
+            warn_safely("gradwatch tries remedies for automatic optimization, one optimizer, only")
+            return
+        self._recording = Recording(pl_module, trainer.optimizers[0])
+
+    def _try(self, recording: Recording, pl_module: Any) -> None:
+        assert self._seconds is not None
+        self.verdicts = recording.trial(pl_module, _training_step, self._seconds)
+        print(self.verdicts)
+
+    def _safely(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except Exception as error:
+            if self._options["strict"]:
+                raise
+            self._recording = None
+            warn_safely(f"gradwatch tries no remedies: {type(error).__name__}: {error}")
+
     def _end(self, *, tell: bool = False) -> None:
         for handle in self._handles:
             handle.remove()
@@ -224,11 +271,22 @@ class GradWatch(Base):
             "_loss": None,
             "_handles": [],
             "_goes_on": False,
+            "_recording": None,
+            "verdicts": None,
         }
         return fresh
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _new, (self._declared,), self.__getstate__()
+
+
+def _training_step(module: Any, batch: Any) -> Any:
+    """One training step of a copy without a Trainer: what it logs goes nowhere."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="You are trying to `self.log")
+        wanted = len(inspect.signature(module.training_step).parameters)
+        result = module.training_step(*(batch, 0)[:wanted])
+    return result["loss"] if isinstance(result, Mapping) else result
 
 
 def _inverse_scale(trainer: Any) -> Tensor | None:

@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any, Final
 
 import torch
 from torch import nn
 
-from gradwatch.checking.batch import LossFn, StepFailed, WrongType, WrongValue, check_arguments
+from gradwatch.checking.batch import (
+    LossFn,
+    StepFailed,
+    TrainingStep,
+    Whole,
+    WrongType,
+    WrongValue,
+    check_arguments,
+)
 from gradwatch.checking.patient import patient, unwrapped
+from gradwatch.checkup import diagnose
 from gradwatch.core import catalog
 from gradwatch.core.remedy import Remedy
-from gradwatch.core.verdict import Verdicts
+from gradwatch.core.verdict import Outcome, Verdicts
 from gradwatch.trying import judge
 from gradwatch.trying.candidates import candidates, pairs
-from gradwatch.trying.optimizers import OptimizerFactory, factory_of
+from gradwatch.trying.optimizers import OptimizerFactory, Remade, factory_of
 from gradwatch.trying.race import Arm, Budget, OutOfTime, halve, run
-from gradwatch.trying.twin import Case
+from gradwatch.trying.twin import Case, make, train
 
 SEEDS: Final = (0, 1, 2)
 """The candidates of the last round, and the controls, are trained with each of them."""
 MAX_BATCHES: Final = 32
 """Batches that are recorded when more are given."""
 MIN_STEPS: Final = 40
+WARM: Final = 5
+"""Steps that tell how long one takes."""
+TRAININGS: Final = 25
+"""Full trainings that a trial is worth: 21 in the last round, and the rounds before."""
+SINGLE: Final = 0.4
+"""Part of the budget in which single remedies have to be sorted out ..."""
+DOUBLE: Final = 0.25
+"""... and of what is left then, in which pairs have to be."""
 
 
 def trial(
@@ -33,10 +53,11 @@ def trial(
     loss_fn: LossFn | None,
     batches: Iterable[Any],
     *,
-    optimizer: torch.optim.Optimizer | OptimizerFactory | None = None,
+    optimizer: torch.optim.Optimizer | Remade | OptimizerFactory | None = None,
     steps: int = 200,
     budget: float = 60.0,
     remedies: Iterable[Remedy] | None = None,
+    training_step: TrainingStep | None = None,
     on_step: Callable[[str], None] | None = None,
 ) -> Verdicts:
     """Try remedies on copies of a model, and say which of them get its training unstuck.
@@ -55,16 +76,27 @@ def trial(
             the first 32 are recorded. A single batch is a list of one.
         optimizer: the one that trains the model: copies get one of its class with its options and
             its state. Or a function of the parameters. Adam with a learning rate of 1e-3 if None.
-        steps: of the optimizer in a full training of a copy.
+        steps: of the optimizer in a full training of a copy; fewer (40 or more) where the budget
+            would not last for these.
         budget: seconds for all of it. What was not reached is named. An interrupt from the
             keyboard ends it, too, and gives what there is.
         remedies: instead of all that are installed.
+        training_step: for a loss that is no function of one output: called with a model and a
+            batch, it returns the loss. It has to use the model that it is given; loss_fn is None.
         on_step: called before each step of a copy with what is being trained.
 
     Raises `TypeError` or `ValueError` for arguments that make no sense, and `RuntimeError`, with
-    the error as its cause, when the untreated model cannot make a step.
+    the error as its cause, when the untreated model cannot make a step. For a model that cannot be
+    copied nothing is tried: the result says so, and its report prescribes.
     """
     recorded = _recorded(batches)
+    if training_step is not None:
+        if loss_fn is not None or not callable(training_step):
+            raise WrongType(
+                "training_step must be a function of a model and a batch, and loss_fn None, got "
+                f"{training_step!r:.80} and {loss_fn!r:.80}"
+            )
+        recorded = [Whole(training_step, batch) for batch in recorded]
     check_arguments(model, loss_fn, recorded[0])
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < MIN_STEPS:
         raise WrongValue(f"steps must be an int of at least {MIN_STEPS}, got {steps!r}")
@@ -73,6 +105,10 @@ def trial(
     make_optimizer = factory_of(optimizer, model)
     start = time.perf_counter()
     clock = Budget(budget, on_step)
+    try:
+        copy.deepcopy((unwrapped(model), loss_fn))
+    except Exception as error:
+        return _untried(model, loss_fn, recorded[0], error)
     with patient(unwrapped(model), loss_fn, recorded) as (stand_in, stand_in_loss):
         case = Case(stand_in, stand_in_loss, recorded, make_optimizer)
         return _raced(
@@ -84,10 +120,18 @@ def trial(
         )
 
 
+def _untried(model: nn.Module, loss_fn: LossFn | None, batch: Any, error: Exception) -> Verdicts:
+    """Prescribe for a model of which there can be no copies: from an examination of its own."""
+    why = f"The model cannot be copied ({type(error).__name__}: {error}), so nothing was tried."
+    nothing = Outcome((math.nan,), (None,), 0)
+    return Verdicts((), nothing, None, report=diagnose(model, loss_fn, batch), summary=why)
+
+
 def _raced(
     case: Case, steps: int, clock: Budget, remedies: Sequence[Remedy], start: float
 ) -> Verdicts:
     untreated, reseeded = Arm(), Arm(reseed=True)
+    steps = _affordable(case, steps, clock)
     if not run(case, untreated, steps, clock.endless(), watch=True):
         raise StepFailed(untreated.failed)
     found = candidates(untreated.courses[0].report, remedies)
@@ -96,9 +140,9 @@ def _raced(
     missing: list[Arm] = []
     other: Arm | None = None
     if judge.needs_help(untreated):
-        finalists, missing = halve(case, arms, steps, clock)
+        finalists, missing = halve(case, arms, steps, clock.part(SINGLE))
         doubles = [Arm(pair) for pair in pairs(finalists)]
-        more, later = halve(case, doubles, steps, clock)
+        more, later = halve(case, doubles, steps, clock.part(DOUBLE))
         missing += later
         finalists = judge.best([*finalists, *more])
         other = judge.at_random([arm for arm in arms if arm.courses], finalists)
@@ -114,6 +158,16 @@ def _raced(
         not_applied=(*found.refused, *(arm.failed for arm in arms if arm.failed)),
         seconds=time.perf_counter() - start,
     )
+
+
+def _affordable(case: Case, steps: int, clock: Budget) -> int:
+    """Return how many steps a full training can have: fewer only where the budget would not last
+    for the last round."""
+    twin = make(case)
+    with suppress(StepFailed):  # the untreated copy will say so
+        seconds = train(twin, case.batches, WARM, on_step=clock.endless().tick).seconds
+        return max(MIN_STEPS, min(steps, int(clock.left / (TRAININGS * max(seconds, 1e-9)))))
+    return steps
 
 
 def _measured(case: Case, arms: Sequence[Arm], steps: int, clock: Budget) -> list[Arm]:

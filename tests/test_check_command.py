@@ -281,3 +281,20 @@ def test_a_process_of_its_own_checks_the_current_directory() -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("PASS checked.models:small\n")
+
+
+@pytest.mark.slow
+def test_remedies_are_tried_on_request(capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gradwatch.checking.command.BUDGET", 12.0)
+    sick = "checked.models:sigmoids", "--steps", "60", "--try-remedies"
+    assert main(["check", *sick]) == 1, "the model as it is does not train, whatever would help"
+    page = capsys.readouterr().out
+    assert "Tried on copies" in page and "untreated" in page
+    tried = as_json(capsys, *sick)[1]["trial"]
+    assert tried["untreated"]["losses"]
+    assert tried["verdicts"] or tried["not_reached"]
+
+
+def test_nothing_is_tried_on_a_net_that_trains(capsys: Out) -> None:
+    assert main(["check", "checked.models:small", "--try-remedies"]) == 0
+    assert "Tried" not in capsys.readouterr().out

@@ -19,7 +19,11 @@ LAYERS = {
     "gradwatch": ("", ""),
     "gradwatch.core": (CORE, ""),
     "gradwatch.core.report": (CORE, "gradwatch.sinks.console"),  # print(watcher.report())
-    "gradwatch.core.verdict": (CORE, "gradwatch.sinks.verdicts"),  # print(trial(...))
+    "gradwatch.core.remedy": (CORE, "gradwatch.trying.treatment"),  # prescription.apply_to(model)
+    "gradwatch.core.verdict": (  # print(trial(...)), verdict.apply_to(model)
+        CORE,
+        "gradwatch.sinks.verdicts gradwatch.trying.treatment",
+    ),
     "gradwatch.data": ("numpy", ""),
     "gradwatch.detectors": (CORE, ""),
     "gradwatch.remedies": (CORE, "torch"),
@@ -44,16 +48,18 @@ LAYERS = {
     "gradwatch.checking.patient": ("torch numpy gradwatch.checking.batch", ""),
     "gradwatch.checkup": (f"{TORCH} {CHECKUP}", ""),
     "gradwatch.trying": (
-        f"{TORCH} {CHECKUP} gradwatch.remedies._modules gradwatch.watcher",
+        f"{TORCH} {CHECKUP} rich gradwatch.remedies._modules gradwatch.watcher",
         "",
     ),
-    "gradwatch.trials": (f"{TORCH} {CHECKUP} gradwatch.trying", ""),
+    "gradwatch.trials": (f"{TORCH} {CHECKUP} gradwatch.checkup gradwatch.trying", ""),
+    "gradwatch.recording": (f"{TORCH} {CHECKUP} gradwatch.trials gradwatch.trying", ""),
     "gradwatch.testing": (f"{TORCH} {CHECKUP} gradwatch.watcher gradwatch.sinks._text", ""),
     "gradwatch.checking.command": (
-        f"{CORE} rich gradwatch.sinks {CHECKUP} gradwatch.checkup gradwatch.testing",
+        f"{CORE} rich gradwatch.sinks {CHECKUP} gradwatch.checkup gradwatch.testing "
+        "gradwatch.trials gradwatch.trying",
         "",
     ),
-    "gradwatch.lightning": (f"{TORCH} gradwatch.sinks gradwatch.watcher", ""),
+    "gradwatch.lightning": (f"{TORCH} gradwatch.recording gradwatch.sinks gradwatch.watcher", ""),
     "gradwatch.huggingface": (f"{TORCH} transformers gradwatch.sinks gradwatch.watcher", ""),
     "gradwatch.cli": (CORE, "gradwatch rich torch"),
     "gradwatch.__main__": ("gradwatch.cli", ""),

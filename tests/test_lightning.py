@@ -763,7 +763,40 @@ def test_a_hopeless_training_is_ended_if_that_is_wanted(
     assert ("it is bad" in printed) == stops
 
 
+@pytest.mark.slow
+def test_remedies_are_tried_when_a_fit_went_wrong(
+    L: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On copies of the module as it was at the start, with its own training step, bit-identically
+    for the module itself."""
+
+    def run(try_remedies: bool | float) -> tuple[Any, GradWatch]:
+        module = classifier(L, rate=1e-9)
+        watch = callback(try_remedies=try_remedies, detectors=None)
+        trainer(L, tmp_path, watch, max_epochs=4).fit(module, data())
+        return module, watch
+
+    plain, untried = run(False)
+    assert untried.verdicts is None
+    tried, watch = run(20.0)
+    verdicts = watch.verdicts
+    assert verdicts is not None
+    assert verdicts.recommended, str(verdicts)
+    assert verdicts.recommended[0].model.net[0].weight.shape == tried.net[0].weight.shape
+    assert "untreated" in capsys.readouterr().out
+    for one, other in zip(plain.parameters(), tried.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_no_remedies_are_tried_on_a_training_that_went_well(L: Any, tmp_path: Path) -> None:
+    watch = callback(try_remedies=True, detectors=[])
+    trainer(L, tmp_path, watch).fit(classifier(L), data())
+    assert watch.verdicts is None
+
+
 def test_options_that_make_no_sense_are_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="try_remedies must be True, False or a number"):
+        GradWatch(try_remedies=-1.0)
     with pytest.raises(ValueError, match="stop_on must be 'critical', 'warning' or None"):
         GradWatch(stop_on="note")
     with pytest.raises(ValueError, match="every_n_steps must be at least 1"):

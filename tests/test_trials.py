@@ -166,3 +166,51 @@ def test_bad_input_is_named(arguments: dict[str, Any], said: str) -> None:
     given = {"model": mlp(1, nn.ReLU), "loss_fn": F.cross_entropy, "batches": batches(1)}
     with pytest.raises((TypeError, ValueError), match=said):
         gradwatch.trial(**(given | arguments))
+
+
+def test_a_training_step_of_its_own_is_as_good_as_a_loss_function() -> None:
+    """The same trainings, said in two ways, give the same losses."""
+    options: dict[str, Any] = {"remedies": some("xavier-init"), "optimizer": sgd(0.1)}
+    step = lambda model, batch: F.cross_entropy(model(batch[0]), batch[1])  # noqa: E731
+    one = gradwatch.trial(fading(), F.cross_entropy, batches(), steps=STEPS, **options)
+    two = gradwatch.trial(fading(), None, batches(), steps=STEPS, training_step=step, **options)
+    assert one[0].treated.losses == two[0].treated.losses
+    assert two[0].recommended
+    with pytest.raises(TypeError, match="loss_fn None"):
+        gradwatch.trial(fading(), F.cross_entropy, batches(), training_step=step)
+
+
+def test_a_model_that_cannot_be_copied_gets_prescriptions_only() -> None:
+    class Single(nn.Sequential):
+        def __deepcopy__(self, memo: object) -> Single:
+            raise RuntimeError("there is only one")
+
+    model = Single(*fading())
+    before = copy.copy(model.state_dict())
+    verdicts = gradwatch.trial(model, F.cross_entropy, batches())
+    assert len(verdicts) == 0
+    assert verdicts.report is not None and verdicts.report.prescriptions
+    assert "there is only one" in verdicts.summary
+    assert "Not measured: " in str(verdicts)
+    torch.testing.assert_close(dict(model.state_dict()), dict(before), rtol=0, atol=0)
+
+
+def test_a_remedy_is_applied_to_the_model_itself_on_request() -> None:
+    model = fading()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    verdicts = try_on(model, remedies=some("xavier-init", "clip-gradients"))
+    best = next(v for v in verdicts if v.name == "xavier-init")
+    before = model[0].weight.clone()
+    treated = best.apply_to(model, optimizer)
+    assert treated.model is model and treated.optimizer is optimizer
+    assert model[0].weight.std() > 3 * before.std()
+    scheduled = best.prescriptions[0].apply_to(copy.deepcopy(model))
+    assert scheduled.optimizer is None
+
+
+def test_a_remedy_at_random_is_a_control() -> None:
+    verdicts = try_on(fading(), budget=60.0)
+    assert verdicts.other is not None
+    assert verdicts.other.name not in {name for v in verdicts for name in v.name.split(" + ")}
+    assert f"at random: {verdicts.other.name}" in str(verdicts)
+    assert len(verdicts.other.treated.losses) == len(verdicts.untreated.losses)

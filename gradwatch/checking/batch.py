@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from torch import Tensor, nn
@@ -14,6 +15,17 @@ LossFn = Callable[..., Any]
 BATCHES: Final = (
     "a pair (inputs, targets), a mapping of the model's keyword arguments, or one input"
 )
+
+
+TrainingStep = Callable[[nn.Module, Any], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A batch for a training step that calls the model and computes the loss by itself."""
+
+    step: TrainingStep
+    batch: Any
 
 
 class CannotStep(Exception):
@@ -49,6 +61,8 @@ def check_arguments(model: object, loss_fn: object, batch: object) -> None:
             f"model must have initialised parameters, `{lazy[0]}` is lazy: call the model once "
             "on an input before"
         )
+    if isinstance(batch, Whole):
+        return
     if loss_fn is None and not isinstance(batch, Mapping):
         raise WrongType(
             f"loss_fn may be None only for a mapping as batch (then the model gives the loss), "
@@ -66,7 +80,12 @@ def check_arguments(model: object, loss_fn: object, batch: object) -> None:
 def forward(model: nn.Module, batch: Any) -> Any:
     """Call the model on a batch: `model(**batch)` for a mapping, `model(inputs)` for a pair
     (`model(*inputs)` or `model(**inputs)` if its first is a tuple, a list or a mapping itself),
-    else `model(batch)`."""
+    else `model(batch)`. The output of a training step of its own is its loss."""
+    if isinstance(batch, Whole):
+        try:
+            return batch.step(model, batch.batch)
+        except Exception as error:
+            raise StepFailed(f"training_step raised {type(error).__name__}: {error}") from error
     inputs = batch[0] if _is_pair(batch) else batch
     try:
         if isinstance(inputs, Mapping):
@@ -82,7 +101,9 @@ def forward(model: nn.Module, batch: Any) -> Any:
 def loss_of(loss_fn: LossFn | None, output: Any, batch: Any) -> Tensor:
     """Compute the loss: `loss_fn(output, targets)` for a pair, `loss_fn(output, batch)` for a
     mapping (without loss_fn the output's own `loss`), else `loss_fn(output)`."""
-    if loss_fn is None:
+    if isinstance(batch, Whole):
+        loss, source = output, "the result of training_step"
+    elif loss_fn is None:
         loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
         if loss is None:
             raise WrongType(
@@ -122,6 +143,8 @@ def backward(loss: Tensor) -> None:
 
 def fresh(batch: Any) -> Any:
     """Return a batch whose tensors are copies: a step may change them, or leave a gradient."""
+    if isinstance(batch, Whole):
+        return Whole(batch.step, fresh(batch.batch))
     return tree_map_only(
         Tensor, lambda t: t.detach().clone().requires_grad_(t.requires_grad), batch
     )

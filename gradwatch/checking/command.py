@@ -22,9 +22,13 @@ from gradwatch.checkup import diagnose
 from gradwatch.core.finding import Severity
 from gradwatch.core.report import Report
 from gradwatch.core.runfolder_format import to_line
+from gradwatch.core.verdict import Verdicts
 from gradwatch.sinks._text import clean
 from gradwatch.sinks.console import render, text_of
+from gradwatch.sinks.verdicts import render as verdicts_page
 from gradwatch.testing import Trainability, trainability
+from gradwatch.trials import trial
+from gradwatch.trying.bar import BUDGET, bar
 
 EXPECTED: Final = "(model, loss_fn, batch)"
 FRAMES: Final = 2
@@ -36,7 +40,13 @@ class CannotCheck(Exception):
 
 
 def check(
-    factory: str, *, steps: int, init_only: bool, fail_on: Severity, console: Console | None
+    factory: str,
+    *,
+    steps: int,
+    init_only: bool,
+    try_remedies: bool,
+    fail_on: Severity,
+    console: Console | None,
 ) -> tuple[bool, str]:
     """Check what a factory gives; returns whether it passes, and what to print.
 
@@ -54,14 +64,16 @@ def check(
             else:
                 result = _trained(model, loss_fn, batch, steps)
                 report = result.report
+            needed = not report.healthy or (result is not None and not result.trained)
+            verdicts = _tried(model, loss_fn, batch) if try_remedies and needed else None
         except CannotStep as error:
             where = _frames(error.__cause__)
             raise CannotCheck(f"what {factory} gives: {error}", *where) from error
     failing = [one for one in report.findings if one.severity >= fail_on]
     passed = not failing and (result is None or result.trained)
     if console is None:
-        return passed, to_line(_as_data(factory, passed, report, result)).rstrip("\n")
-    page = Group(*_page(factory, passed, report, result))
+        return passed, to_line(_as_data(factory, passed, report, result, verdicts)).rstrip("\n")
+    page = Group(*_page(factory, passed, report, result), *_trial(verdicts))
     return passed, text_of(page, console)
 
 
@@ -77,8 +89,23 @@ def _trained(model: Any, loss_fn: Any, batch: Any, steps: int) -> Trainability:
         return trainability(model, loss_fn, batch, steps=steps, on_step=on_step)
 
 
+def _tried(model: Any, loss_fn: Any, batch: Any) -> Verdicts:
+    with bar(BUDGET) as on_step:
+        return trial(model, loss_fn, [batch], budget=BUDGET, on_step=on_step)
+
+
+def _trial(verdicts: Verdicts | None) -> Iterator[Any]:
+    if verdicts is not None:
+        yield Text("\nTried on copies", style="bold")
+        yield from verdicts_page(verdicts)
+
+
 def _as_data(
-    factory: str, passed: bool, report: Report, result: Trainability | None
+    factory: str,
+    passed: bool,
+    report: Report,
+    result: Trainability | None,
+    verdicts: Verdicts | None,
 ) -> dict[str, object]:
     losses = None
     if result is not None:
@@ -106,6 +133,7 @@ def _as_data(
             for one in report.prescriptions
         ],
         "notes": list(report.notes),
+        "trial": None if verdicts is None else verdicts.to_json(),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from gradwatch.core.finding import Finding
 from gradwatch.core.record import Record
@@ -42,6 +42,14 @@ class Prescription:
     other targets): only what the answers are worth can be compared."""
     answers: str = ""
     """The finding and the cause that it answers: `vanishing-gradient: activation`."""
+
+    def apply_to(
+        self, model: Any, optimizer: Any = None, *, loss_fn: Any = None, batches: Any = ()
+    ) -> Any:
+        """Carry the change out on this very model; see `Verdict.apply_to`."""
+        from gradwatch.trying.treatment import apply
+
+        return apply((self,), model, optimizer, loss_fn=loss_fn, batches=batches)
 
 
 class Remedy(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from gradwatch.core.finding import Finding, Severity
 from gradwatch.core.remedy import Prescription
@@ -47,6 +47,18 @@ class Outcome:
     def spread(self) -> float:
         """Largest minus smallest loss over the seeds."""
         return max(self.losses) - min(self.losses)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers, JSON-ready."""
+        return {
+            "losses": list(self.losses),
+            "skills": list(self.skills),
+            "steps": self.steps,
+            "findings": [finding.to_json() for finding in self.findings],
+            "bits": self.bits,
+            "seconds": self.seconds,
+            "parameters": self.parameters,
+        }
 
     @property
     def sick(self) -> bool:
@@ -104,6 +116,44 @@ class Verdict:
         """Time per step in relation to the untreated copy, minus 1."""
         return self.treated.seconds / self.untreated.seconds - 1 if self.untreated.seconds else 0.0
 
+    def apply_to(
+        self, model: Any, optimizer: Any = None, *, loss_fn: Any = None, batches: Any = ()
+    ) -> Treated:
+        """Carry the change out on this very model, and return what to go on with.
+
+        It executes the code of `code`, and so it changes the model in place where that does. The
+        optimizer is needed only for changes of it; the loss function and batches where the code
+        uses them. Changes that belong into each step (`per_step`) are left to the loop.
+
+        Raises `CannotApply` when the code does not fit this model; it may have changed some of it.
+        """
+        from gradwatch.trying.treatment import apply
+
+        return apply(self.prescriptions, model, optimizer, loss_fn=loss_fn, batches=batches)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it but the model, JSON-ready."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "recommended": self.recommended,
+            "reason": self.reason,
+            "treated": self.treated.to_json(),
+            "steps_to_match": self.steps_to_match,
+            "bits_recovered": self.bits_recovered,
+            "more_parameters": self.more_parameters,
+            "more_time": self.more_time,
+            "code": self.code,
+        }
+
+
+class Treated(NamedTuple):
+    """What a change has made of a model and of what trains it."""
+
+    model: Any
+    optimizer: Any
+    loss_fn: Any
+
 
 @dataclass(frozen=True, slots=True)
 class Verdicts(Sequence[Verdict]):
@@ -130,6 +180,19 @@ class Verdicts(Sequence[Verdict]):
     def recommended(self) -> tuple[Verdict, ...]:
         """Those that helped."""
         return tuple(verdict for verdict in self.verdicts if verdict.recommended)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what was measured, JSON-ready."""
+        return {
+            "summary": self.summary,
+            "verdicts": [verdict.to_json() for verdict in self.verdicts],
+            "untreated": self.untreated.to_json(),
+            "reseeded": None if self.reseeded is None else self.reseeded.to_json(),
+            "other": None if self.other is None else self.other.to_json(),
+            "not_reached": list(self.not_reached),
+            "not_applied": list(self.not_applied),
+            "seconds": self.seconds,
+        }
 
     def __getitem__(self, index: Any) -> Any:
         return self.verdicts[index]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from rich.console import RenderableType
@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from gradwatch.core.remedy import Prescription
 from gradwatch.core.verdict import Outcome, Verdict, Verdicts
 from gradwatch.sinks._text import clean, code_lines
 from gradwatch.sinks.console import plain
@@ -32,9 +33,20 @@ def render(verdicts: Verdicts) -> Iterator[RenderableType]:
     if best is not None:
         yield Text("\nThe change:", style="bold")
         yield Padding(Text("\n".join(code_lines(best.code))), (0, 0, 0, 2))
+    if not verdicts.verdicts and (report := verdicts.report) is not None:
+        yield from _prescribed(report.prescriptions)
     yield from _rest("not reached within the budget", verdicts.not_reached)
-    yield from _rest("cannot be applied here", verdicts.not_applied)
-    yield Text(f"{verdicts.seconds:.0f} s", style="dim")
+    if verdicts.verdicts:
+        yield from _rest("cannot be applied here", verdicts.not_applied)
+    steps = verdicts.untreated.steps
+    yield Text(f"{verdicts.seconds:.0f} s, {steps} steps each", style="dim")
+
+
+def _prescribed(prescriptions: Sequence[Prescription]) -> Iterator[RenderableType]:
+    """What answers the findings, where nothing could be measured."""
+    for one in prescriptions[:MAX_NAMES]:
+        yield Text(f"\nNot measured: {clean(one.title)}", style="bold")
+        yield Padding(Text("\n".join(code_lines(one.code))), (0, 0, 0, 2))
 
 
 def _table(verdicts: Verdicts) -> Table:

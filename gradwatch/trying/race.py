@@ -66,6 +66,10 @@ class Budget:
         """Return one that never ends: without the untreated copy nothing can be said at all."""
         return Budget(math.inf, self._on_step)
 
+    def part(self, share: float) -> Budget:
+        """Return one that ends when this share of what remains is spent, or this one ends."""
+        return Part(self, share)
+
     def stop(self) -> None:
         """End it here."""
         self._end = -math.inf
@@ -76,6 +80,19 @@ class Budget:
             self._on_step(self.doing)
         if self.left < 0:
             raise OutOfTime
+
+
+class Part(Budget):
+    """A part of a budget: the first rounds may not eat up the time for the last one."""
+
+    def __init__(self, whole: Budget, share: float) -> None:
+        super().__init__(max(0.0, share * whole.left), whole._on_step)
+        self._whole = whole
+
+    def stop(self) -> None:
+        """End the whole of it."""
+        super().stop()
+        self._whole.stop()
 
 
 class OutOfTime(Exception):

@@ -14,15 +14,15 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from gradwatch.checking.batch import LossFn, StepFailed, backward, forward, fresh, loss_of
+from gradwatch.checking.batch import LossFn, StepFailed, Whole, backward, forward, fresh, loss_of
 from gradwatch.checking.patient import seeded
-from gradwatch.core import answer
+from gradwatch.core import answer, catalog
 from gradwatch.core.answer import Answer
 from gradwatch.core.ledger import ledger
 from gradwatch.core.remedy import CannotApply, Prescription
-from gradwatch.core.report import Report
+from gradwatch.core.report import Report, examine
 from gradwatch.instrument.answer import read_targets, readable
-from gradwatch.remedies import _modules
+from gradwatch.trying.treatment import compiled, execute, scope_of
 from gradwatch.watcher import Watcher
 
 EXAMS: Final = 6
@@ -113,9 +113,7 @@ def _made(case: Case, prescriptions: Sequence[Prescription], reseed: bool) -> Tw
             reset = getattr(module, "reset_parameters", None)
             if callable(reset):
                 reset()
-    classes = {name: value for name, value in vars(_modules).items() if isinstance(value, type)}
-    scope: dict[str, Any] = {**classes, "torch": torch, "model": model, "loss_fn": loss_fn}
-    scope["batches"] = case.batches
+    scope = scope_of(model, loss_fn, case.batches)
     later = []
     for one in prescriptions:
         if not one.runnable:
@@ -123,15 +121,17 @@ def _made(case: Case, prescriptions: Sequence[Prescription], reseed: bool) -> Tw
         if one.per_step or one.of_optimizer:
             later.append(one)
         else:
-            _execute(one, scope)
+            execute(one, scope)
     model, loss_fn = scope["model"], scope["loss_fn"]
+    if isinstance(case.batches[0], Whole) and loss_fn is not None:
+        raise CannotApply("the loss is computed in the training step: it has to be done by hand")
     twin = Twin(model, loss_fn, case.optimizer(model), [], scope)
     scope["optimizer"] = twin.optimizer
     for one in later:
         if one.per_step:
-            twin.per_step.append(_compiled(one))
+            twin.per_step.append(compiled(one))
         else:
-            _execute(one, scope)
+            execute(one, scope)
             twin.optimizer = scope["optimizer"]
     return twin
 
@@ -154,7 +154,8 @@ def train(
     watcher = None
     if watch:
         every = max(1, steps // EXAMS)
-        watcher = Watcher(twin.model, twin.optimizer, every_n_steps=every)
+        # Judged once, at the end: what is said of copies on the way is for nobody's log.
+        watcher = Watcher(twin.model, twin.optimizer, every_n_steps=every, detectors=())
     start = time.perf_counter()
     try:
         with seeded([*twin.model.parameters()], seed):
@@ -168,11 +169,16 @@ def train(
                 if not math.isfinite(losses[-1]):
                     break
         seconds = (time.perf_counter() - start) / len(losses)
-        report = None if watcher is None else watcher.report()
+        report = None if watcher is None else _judged(twin.model, watcher)
         return Course(tuple(losses), seconds, tuple(answers), report)
     finally:
         if watcher is not None:
             watcher.close()
+
+
+def _judged(model: nn.Module, watcher: Watcher) -> Report:
+    name = type(model).__name__
+    return examine(watcher.history, catalog.detectors(), catalog.remedies(), model=name)
 
 
 def _order(count: int, steps: int, seed: int) -> list[int]:
@@ -206,15 +212,3 @@ def step(twin: Twin, batch: Any, *, read: bool = False) -> tuple[Tensor, Answer 
     if not looked or not readable(output, looked[0]):
         return loss, None
     return loss, answer.read(read_targets(output, looked[0]).tolist(), float(loss))
-
-
-def _compiled(prescription: Prescription) -> CodeType:
-    return compile(prescription.runs or prescription.code, f"<{prescription.remedy}>", "exec")
-
-
-def _execute(prescription: Prescription, scope: dict[str, Any]) -> None:
-    try:
-        exec(_compiled(prescription), scope)
-    except Exception as error:
-        said = f"{type(error).__name__}: {error}"
-        raise CannotApply(f"{prescription.remedy} failed on a copy ({said})") from error
