@@ -40,8 +40,7 @@ MAX_BATCHES: Final = 32
 MIN_STEPS: Final = 40
 WARM: Final = 5
 """Steps that tell how long one takes."""
-TRAININGS: Final = 25
-"""Full trainings that a trial is worth: 21 in the last round, and the rounds before."""
+CONTROLS: Final = 3
 SINGLE: Final = 0.4
 """Part of the budget in which single remedies have to be sorted out ..."""
 DOUBLE: Final = 0.25
@@ -57,6 +56,7 @@ def trial(
     steps: int = 200,
     budget: float = 60.0,
     remedies: Iterable[Remedy] | None = None,
+    finalists: int = 4,
     training_step: TrainingStep | None = None,
     on_step: Callable[[str], None] | None = None,
 ) -> Verdicts:
@@ -81,6 +81,7 @@ def trial(
         budget: seconds for all of it. What was not reached is named. An interrupt from the
             keyboard ends it, too, and gives what there is.
         remedies: instead of all that are installed.
+        finalists: how many are measured with several seeds in the last round.
         training_step: for a loss that is no function of one output: called with a model and a
             batch, it returns the loss. It has to use the model that it is given; loss_fn is None.
         on_step: called before each step of a copy with what is being trained.
@@ -102,6 +103,8 @@ def trial(
         raise WrongValue(f"steps must be an int of at least {MIN_STEPS}, got {steps!r}")
     if not isinstance(budget, int | float) or not budget > 0:
         raise WrongValue(f"budget must be a positive number of seconds, got {budget!r}")
+    if not isinstance(finalists, int) or isinstance(finalists, bool) or finalists < 1:
+        raise WrongValue(f"finalists must be an int of at least 1, got {finalists!r}")
     make_optimizer = factory_of(optimizer, model)
     start = time.perf_counter()
     clock = Budget(budget, on_step)
@@ -116,6 +119,7 @@ def trial(
             steps,
             clock,
             catalog.remedies() if remedies is None else tuple(remedies),
+            finalists,
             start,
         )
 
@@ -128,45 +132,54 @@ def _untried(model: nn.Module, loss_fn: LossFn | None, batch: Any, error: Except
 
 
 def _raced(
-    case: Case, steps: int, clock: Budget, remedies: Sequence[Remedy], start: float
+    case: Case,
+    steps: int,
+    clock: Budget,
+    remedies: Sequence[Remedy],
+    number: int,
+    start: float,
 ) -> Verdicts:
     untreated, reseeded = Arm(), Arm(reseed=True)
-    steps = _affordable(case, steps, clock)
+    steps = _affordable(case, steps, clock, len(SEEDS) * (number + CONTROLS + 1))
     if not run(case, untreated, steps, clock.endless(), watch=True):
         raise StepFailed(untreated.failed)
     found = candidates(untreated.courses[0].report, remedies)
     arms = [Arm((one,)) for one in found.prescriptions]
-    finalists: list[Arm] = []
+    ahead: list[Arm] = []
     missing: list[Arm] = []
     other: Arm | None = None
+    dropped: tuple[str, ...] = ()
+    usual = untreated.courses[0].end
     if judge.needs_help(untreated):
-        finalists, missing = halve(case, arms, steps, clock.part(SINGLE))
-        doubles = [Arm(pair) for pair in pairs(finalists)]
-        more, later = halve(case, doubles, steps, clock.part(DOUBLE))
+        ahead, missing = halve(case, arms, steps, clock.part(SINGLE), number, usual)
+        doubles = [Arm(pair) for pair in pairs(ahead)]
+        more, later = halve(case, doubles, steps, clock.part(DOUBLE), number, usual)
         missing += later
-        finalists = judge.best([*finalists, *more])
-        other = judge.at_random([arm for arm in arms if arm.courses], finalists)
+        ahead = judge.best([*ahead, *more], number, usual)
+        dropped = tuple(judge.dropped([*arms, *doubles], ahead))
+        other = judge.at_random([arm for arm in arms if arm.courses], ahead)
         controls = [untreated, reseeded, *([other] if other is not None else [])]
-        missing += _measured(case, [*controls, *finalists], steps, clock)
+        missing += _measured(case, [*controls, *ahead], steps, clock)
     return judge.verdicts(
         case,
         untreated,
         reseeded,
         other if other is not None and other.courses else None,
-        [arm for arm in finalists if arm.courses],
+        [arm for arm in ahead if arm.courses],
+        dropped=dropped,
         not_reached=tuple(arm.name for arm in missing if arm not in (untreated, reseeded, other)),
         not_applied=(*found.refused, *(arm.failed for arm in arms if arm.failed)),
         seconds=time.perf_counter() - start,
     )
 
 
-def _affordable(case: Case, steps: int, clock: Budget) -> int:
-    """Return how many steps a full training can have: fewer only where the budget would not last
-    for the last round."""
+def _affordable(case: Case, steps: int, clock: Budget, trainings: int) -> int:
+    """Return how many steps a full training can have, of which there are so many: fewer only where
+    the budget would not last for that."""
     twin = make(case)
     with suppress(StepFailed):  # the untreated copy will say so
         seconds = train(twin, case.batches, WARM, on_step=clock.endless().tick).seconds
-        return max(MIN_STEPS, min(steps, int(clock.left / (TRAININGS * max(seconds, 1e-9)))))
+        return max(MIN_STEPS, min(steps, int(clock.left / (trainings * max(seconds, 1e-9)))))
     return steps
 
 

@@ -93,31 +93,17 @@ def test_twenty_sigmoid_layers_never_learn_and_a_relu_layer_does(example: Module
     assert example.gradients({"Sigmoid": sick}).row_count == 21
 
 
-def test_what_is_prescribed_covers_the_texts_remedies_and_batch_norm_cures(
-    example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_texts_remedies_are_measured_and_no_initialisation_helps(
+    example: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every remedy is applied by executing the prescribed code; each gives back some bits."""
-    model = example.network(10, nn.Sigmoid)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    sick = example.train(model, optimizer, 30, None)
-    results = example.part_d(sick.last, 10, 60, tmp_path, ["Adam"])
-    assert {
-        "(none)",
-        "swap-activation-relu",
-        "swap-activation-leaky-relu",
-        "swap-activation-prelu",
-        "swap-activation-gelu",
-        "he-init",
-        "xavier-init",
-        "batch-norm",
-        "layer-norm",
-        "residual",
-        "swap-activation-relu + he-init",
-    } <= set(results)
-    bits = {name: trainings["Adam"].bits for name, trainings in results.items()}
-    assert all(bits[name] > bits["(none)"] + 5 for name in bits if name != "(none)")
-    assert bits["swap-activation-relu + he-init"] > -15 > bits["he-init"]
-    assert results["(none)"]["Adam"].steps is None
-    assert results["batch-norm"]["Adam"].steps is not None
-    assert "batch-norm" in capsys.readouterr().out
-    assert list(tmp_path.glob("batch-norm_Adam/events.out.tfevents.*"))
+    """A table of real verdicts: another activation helps, and what does not is named, too."""
+    verdicts = example.part_d(10, 60, 300, ["Adam"])["Adam"]
+    assert len(verdicts) == len(example.TRIED)
+    assert verdicts.untreated.skill == pytest.approx(0, abs=0.05)
+    helped = {one.name for one in verdicts.recommended}
+    assert "swap-activation-relu" in helped
+    assert not any(name.endswith("-init") and "+" not in name for name in helped)
+    told = " ".join((*verdicts.dropped, *(one.name for one in verdicts)))
+    assert all(name in told for name in example.TRIED)
+    printed = capsys.readouterr().out
+    assert "batch-norm" in printed and "new weights" in printed and "dropped: he-init" in printed

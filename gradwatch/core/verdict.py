@@ -168,6 +168,8 @@ class Verdicts(Sequence[Verdict]):
     none did or it was not reached."""
     report: Report | None = None
     """What was found in the untreated copy, with all that is prescribed."""
+    dropped: tuple[str, ...] = ()
+    """Candidates that dropped out of the first rounds, each with its loss there."""
     not_reached: tuple[str, ...] = ()
     """Candidates for which the budget did not last."""
     not_applied: tuple[str, ...] = ()
@@ -189,6 +191,7 @@ class Verdicts(Sequence[Verdict]):
             "untreated": self.untreated.to_json(),
             "reseeded": None if self.reseeded is None else self.reseeded.to_json(),
             "other": None if self.other is None else self.other.to_json(),
+            "dropped": list(self.dropped),
             "not_reached": list(self.not_reached),
             "not_applied": list(self.not_applied),
             "seconds": self.seconds,

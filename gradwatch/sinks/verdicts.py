@@ -15,6 +15,8 @@ from gradwatch.core.verdict import Outcome, Verdict, Verdicts
 from gradwatch.sinks._text import clean, code_lines
 from gradwatch.sinks.console import plain
 
+NOTHING: Final = 5e-5
+"""Losses under this are shown as 0."""
 MAX_NAMES: Final = 6
 """Candidates that were not reached or could not be applied and are named; the rest is counted."""
 
@@ -35,6 +37,7 @@ def render(verdicts: Verdicts) -> Iterator[RenderableType]:
         yield Padding(Text("\n".join(code_lines(best.code))), (0, 0, 0, 2))
     if not verdicts.verdicts and (report := verdicts.report) is not None:
         yield from _prescribed(report.prescriptions)
+    yield from _rest("tried for fewer steps, and dropped", verdicts.dropped)
     yield from _rest("not reached within the budget", verdicts.not_reached)
     if verdicts.verdicts:
         yield from _rest("cannot be applied here", verdicts.not_applied)
@@ -56,7 +59,7 @@ def _table(verdicts: Verdicts) -> Table:
     for verdict in verdicts:
         table.add_row(
             Text("✓" if verdict.recommended else ""),
-            Text(clean(verdict.name)),
+            Text(clean(verdict.name), overflow="fold"),
             *_measured(verdict.treated),
             _bits(verdict),
             "never" if verdict.steps_to_match is None else f"{verdict.steps_to_match} steps",
@@ -75,7 +78,8 @@ def _table(verdicts: Verdicts) -> Table:
 def _measured(outcome: Outcome) -> tuple[str, str]:
     spread = f" ±{outcome.spread / 2:.1g}" if len(outcome.losses) > 1 else ""
     skill = outcome.skill
-    return f"{outcome.loss:.4g}{spread}", "" if skill is None else f"{skill:.0%}"
+    loss = f"{outcome.loss:.4g}{spread}" if abs(outcome.loss) >= NOTHING else "0.0000"
+    return loss, "" if skill is None else f"{skill:.0%}"
 
 
 def _bits(verdict: Verdict) -> str:

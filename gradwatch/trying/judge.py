@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from random import Random
 from statistics import median
 from typing import Final
 
 from gradwatch.core.verdict import Outcome, Verdict, Verdicts
-from gradwatch.trying.race import Arm, outcome, worth
+from gradwatch.trying.race import Arm, key, outcome, worth
 from gradwatch.trying.twin import Case, make
 
 SKILL_GAIN: Final = 0.1
@@ -17,8 +17,6 @@ SKILL_GAIN: Final = 0.1
 controls: a tenth is far above what seeds differ by where nothing helps."""
 LOSS_GAIN: Final = 0.1
 """The same where skill is not known: part of the untreated copy's loss that must be gone."""
-FINALISTS: Final = 4
-"""Candidates that are measured with several seeds."""
 
 
 def needs_help(untreated: Arm) -> bool:
@@ -31,10 +29,18 @@ def needs_help(untreated: Arm) -> bool:
     return alarmed or report.progress.moving is False
 
 
-def best(arms: Sequence[Arm]) -> list[Arm]:
+def best(arms: Sequence[Arm], finalists: int, usual: float) -> list[Arm]:
     """Return who is measured well: a pair must be better than what it is made of."""
-    ranked = sorted((arm for arm in arms if arm.courses), key=lambda a: (*worth(a), len(a.name)))
-    return ranked[:FINALISTS]
+    ranked = sorted(arms, key=lambda arm: (*worth(arm, usual), len(arm.prescriptions)))
+    return ranked[:finalists]
+
+
+def dropped(arms: Sequence[Arm], ahead: Sequence[Arm]) -> Iterator[str]:
+    """Yield the candidates that were tried and did not go on, each with its loss."""
+    for arm in arms:
+        if arm.courses and arm not in ahead:
+            course = arm.courses[min(arm.courses)]
+            yield f"{arm.name} (loss {course.end:.3g} after {len(course.losses)} steps)"
 
 
 def at_random(arms: Sequence[Arm], finalists: Sequence[Arm]) -> Arm | None:
@@ -52,6 +58,7 @@ def verdicts(
     other: Arm | None,
     treated: Sequence[Arm],
     *,
+    dropped: tuple[str, ...],
     not_reached: tuple[str, ...],
     not_applied: tuple[str, ...],
     seconds: float,
@@ -75,6 +82,7 @@ def verdicts(
         control,
         None if other is None else judged(other),
         untreated.courses[0].report,
+        dropped,
         not_reached,
         not_applied,
         seconds,
@@ -108,13 +116,11 @@ def _helped(arm: Arm, after: Outcome, before: Outcome, control: Outcome | None) 
     return max(after.losses) < bar - LOSS_GAIN * scale, text
 
 
-def _rank(verdict: Verdict) -> tuple[float, float, int]:
-    skill = verdict.treated.skill
-    return (
-        -round(skill, 2) if skill is not None else 0.0,
-        verdict.treated.loss,
-        len(verdict.prescriptions),
-    )
+def _rank(verdict: Verdict) -> tuple[float, int, float]:
+    comparable = not any(one.changes_loss for one in verdict.prescriptions)
+    treated, usual = verdict.treated, verdict.untreated.loss
+    gone, loss = key(treated.skill, treated.loss, usual, comparable=comparable)
+    return gone, len(verdict.prescriptions), loss
 
 
 def _steps_to_match(arm: Arm, before: Outcome) -> int | None:

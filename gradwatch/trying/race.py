@@ -22,11 +22,11 @@ from gradwatch.trying.twin import Case, Course, make, train
 
 ROUNDS: Final = (1 / 8, 1 / 2)
 """Parts of the steps for which the candidates of the first rounds are trained, with one seed."""
-KEPT: Final = (8, 4)
-"""Candidates that go on after these rounds."""
+KEPT: Final = (2, 1)
+"""Candidates that go on after these rounds, in relation to the finalists."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Arm:
     """One way to go on, and how it went so far."""
 
@@ -118,23 +118,34 @@ def run(
     return False
 
 
-def worth(arm: Arm) -> tuple[float, float]:
-    """A key for sorting: the better answers first, then the smaller loss."""
+def worth(arm: Arm, usual: float) -> tuple[float, float]:
+    """A key for sorting: the better answers first, then the smaller loss; `usual` is the loss of
+    the untreated copy."""
     course = arm.courses.get(0)
     if course is None or not math.isfinite(course.end):
         return (math.inf, math.inf)
-    skill = course.skill
+    return key(course.skill, course.end, usual, comparable=not arm.changes_loss)
+
+
+def key(
+    skill: float | None, loss: float, usual: float, *, comparable: bool = True
+) -> tuple[float, float]:
+    """The key of answers of a known skill, or of a loss: then what is gone of the usual one, which
+    is about what a constant answer gets, stands for it."""
     if skill is None:
-        return (0.0, math.inf if arm.changes_loss else course.end)
-    return (-skill, course.end)
+        known = comparable and math.isfinite(usual) and usual > 0
+        skill = 1 - loss / usual if known else 0.0
+    return (-round(skill, 2), loss if comparable else math.inf)
 
 
 def halve(
-    case: Case, arms: Sequence[Arm], steps: int, budget: Budget, kept: Sequence[int] = KEPT
+    case: Case, arms: Sequence[Arm], steps: int, budget: Budget, finalists: int, usual: float
 ) -> tuple[list[Arm], list[Arm]]:
     """Run the first rounds. Returns who goes on, the best first, and who was not reached."""
     running = list(arms)
-    for part, number in zip(ROUNDS, kept, strict=True):
+    for part, times in zip(ROUNDS, KEPT, strict=True):
+        if part != ROUNDS[-1] and len(running) <= times * finalists:
+            continue  # nobody would drop out
         done: list[Arm] = []
         try:
             for arm in running:
@@ -144,8 +155,8 @@ def halve(
             missing = [a for a in running if a not in done and not a.failed]
             if isinstance(stop, KeyboardInterrupt):
                 budget.stop()
-            return sorted(done, key=worth), missing
-        running = sorted(done, key=worth)[:number]
+            return sorted(done, key=lambda arm: worth(arm, usual)), missing
+        running = sorted(done, key=lambda arm: worth(arm, usual))[: times * finalists]
     return running, []
 
 
