@@ -10,18 +10,21 @@ from __future__ import annotations
 import shlex
 import sys
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from gradwatch.checking.patient import unwrapped
 from gradwatch.core.finding import Detector, Severity
 from gradwatch.core.reporter import warn_safely
 from gradwatch.core.sink import Sink
+from gradwatch.core.verdict import Verdicts
 from gradwatch.instrument.graph import unobservable
 from gradwatch.instrument.hooks import Hook
 from gradwatch.instrument.schedule import Schedule
+from gradwatch.recording import Recording, budget_of
 from gradwatch.sinks.console import Console
 from gradwatch.sinks.latest import Latest
 from gradwatch.sinks.runfolder import RunFolder
@@ -55,8 +58,15 @@ class GradWatch(TrainerCallback):
         detectors: instead of all that are installed.
         trace_forward: look at every module's output in every step, to name the layer in which a
             NaN is born in the forward pass. Costs one sum per module and step.
+        try_remedies: when the training ends and the report holds a warning or worse, try remedies
+            on copies of the model as it was at the start, for 60 s or that many seconds, and print
+            what they were worth: `verdicts`. For models that compute their own loss; what the first
+            16 batches and the weights of the start need is kept in the host's memory for that.
         strict: raise errors of gradwatch itself instead of warning once and stepping aside.
     """
+
+    verdicts: Verdicts | None = None
+    """What the trial of the latest training gave."""
 
     watcher: Watcher | None = None
     """That of the latest training: `watcher.report()` tells what is known as of now. None before,
@@ -71,6 +81,7 @@ class GradWatch(TrainerCallback):
         sinks: Iterable[Sink] = (),
         detectors: Iterable[Detector] | None = None,
         trace_forward: bool = True,
+        try_remedies: bool | float = False,
         strict: bool = False,
     ) -> None:
         if stop_on not in (None, "critical", "warning"):
@@ -83,6 +94,9 @@ class GradWatch(TrainerCallback):
             "strict": strict,
         }
         self._prints = report
+        self._seconds = budget_of(try_remedies)
+        self._recording: Recording | None = None
+        self._keeping: RemovableHandle | None = None
         self._stop_on = None if stop_on is None else Severity[stop_on.upper()]
         self._sinks = tuple(sinks)
         self._latest = Latest()
@@ -99,7 +113,7 @@ class GradWatch(TrainerCallback):
     ) -> None:
         """Attach: what a checkpoint holds is restored by now."""
         self._close()
-        self.watcher = None
+        self.watcher = self.verdicts = self._recording = None
         if self._stop_on is not None and args.world_size > 1:  # the others would wait for ever
             raise ValueError(f"stop_on is for one process, and this is one of {args.world_size}")
         if not state.is_world_process_zero:
@@ -127,6 +141,9 @@ class GradWatch(TrainerCallback):
             return
         self.watcher._step = state.global_step  # a resumed training goes on counting
         handle = model.register_forward_hook(Hook(self, GradWatch._returned))
+        if self._seconds is not None:
+            inner = getattr(optimizer, "optimizer", optimizer)
+            self._safely(lambda: self._record(unwrapped(model), inner))
         self._end = weakref.finalize(training or self, _end, self.watcher, handle)
         self._advice = f"Look closer: gradwatch report {shlex.quote(folder)} -o report.html"
         if board:
@@ -169,6 +186,37 @@ class GradWatch(TrainerCallback):
             console.close()
             print(self._advice)
         self._advice = ""
+        recording, self._recording = self._recording, None
+        if recording is not None and self.watcher is not None:
+            model = unwrapped(kwargs["model"])
+            self._safely(lambda: self._try(recording, model))
+
+    # --- remedies ----------------------------------------------------------------------------
+
+    def _record(self, model: nn.Module, optimizer: Any) -> None:
+        recording = self._recording = Recording(model, optimizer)
+
+        def called(own: GradWatch, module: nn.Module, args: Any, kwargs: Any) -> None:
+            if module.training and not args and not unobservable():
+                own._safely(lambda: recording.keep(kwargs))
+
+        self._keeping = model.register_forward_pre_hook(Hook(self, called), with_kwargs=True)
+
+    def _try(self, recording: Recording, model: nn.Module) -> None:
+        assert self._seconds is not None and self.watcher is not None
+        if self.watcher.report().healthy:
+            return
+        self.verdicts = recording.trial(model, None, self._seconds)
+        print(self.verdicts)
+
+    def _safely(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except Exception as error:
+            if self._options["strict"]:
+                raise
+            self._recording = None
+            warn_safely(f"gradwatch tries no remedies: {type(error).__name__}: {error}")
 
     # --- the loss ----------------------------------------------------------------------------
 
@@ -194,6 +242,8 @@ class GradWatch(TrainerCallback):
     def _close(self) -> None:
         if self._end is not None:
             self._end()
+        if self._keeping is not None:
+            self._keeping.remove()
 
 
 class _Presence:

@@ -196,8 +196,7 @@ class GradWatch(Base):
         """Detach, print the report, and try remedies if that is wanted and needed."""
         self._end(tell=self._prints)
         recording, self._recording = self._recording, None
-        report = self._latest.report if self.watcher is None else self.watcher.report()
-        if recording is not None and report is not None and not report.healthy:
+        if recording is not None and self.watcher is not None:
             self._safely(lambda: self._try(recording, pl_module))
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
@@ -235,7 +234,9 @@ class GradWatch(Base):
         self._recording = Recording(pl_module, trainer.optimizers[0])
 
     def _try(self, recording: Recording, pl_module: Any) -> None:
-        assert self._seconds is not None
+        assert self._seconds is not None and self.watcher is not None
+        if self.watcher.report().healthy:
+            return
         self.verdicts = recording.trial(pl_module, _training_step, self._seconds)
         print(self.verdicts)
 

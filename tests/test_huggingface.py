@@ -153,6 +153,7 @@ def prepare(
     watch: bool = True,
     every_n_steps: int = 3,
     stop_on: str | None = None,
+    try_remedies: bool | float = False,
     kind: type[hf.Trainer] = hf.Trainer,
     build: Callable[[], nn.Module] = HUGGINGFACE["gpt2"].model,
     **arguments: Any,
@@ -171,7 +172,9 @@ def prepare(
         "report_to": "none",
         "dataloader_pin_memory": False,
     }
-    callback = GradWatch(every_n_steps=every_n_steps, stop_on=stop_on, strict=True)
+    callback = GradWatch(
+        every_n_steps=every_n_steps, stop_on=stop_on, try_remedies=try_remedies, strict=True
+    )
     true = TrueGradients()
     trainer = kind(
         model,  # type: ignore[arg-type]
@@ -339,6 +342,22 @@ def test_the_report_and_how_to_see_it_again_are_printed(
     assert "tensorboard" not in printed
     assert len(runfolder.read(tmp_path).history.pulses) == 10
     assert not list(tmp_path.rglob("*tfevents*"))
+
+
+@pytest.mark.slow
+def test_remedies_are_tried_when_a_training_went_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On copies of the model as it was at the start; the training itself is the same."""
+    options: dict[str, Any] = {"learning_rate": 1e-12, "num_train_epochs": 6}
+    plain = train(tmp_path / "plain", watch=False, **options)
+    tried = train(tmp_path / "tried", try_remedies=30.0, **options)
+    same(plain, tried)
+    verdicts = tried.watch.verdicts
+    assert verdicts is not None
+    assert verdicts.recommended, str(verdicts)
+    assert "learning-rate" in verdicts.recommended[0].name
+    assert "untreated" in capsys.readouterr().out
 
 
 def test_the_trainers_own_event_file_is_used(

@@ -60,7 +60,10 @@ LAYERS = {
         "",
     ),
     "gradwatch.lightning": (f"{TORCH} gradwatch.recording gradwatch.sinks gradwatch.watcher", ""),
-    "gradwatch.huggingface": (f"{TORCH} transformers gradwatch.sinks gradwatch.watcher", ""),
+    "gradwatch.huggingface": (
+        f"{TORCH} {CHECKUP} transformers gradwatch.recording gradwatch.sinks gradwatch.watcher",
+        "",
+    ),
     "gradwatch.cli": (CORE, "gradwatch rich torch"),
     "gradwatch.__main__": ("gradwatch.cli", ""),
 }

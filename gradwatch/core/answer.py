@@ -11,8 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Final
 
-from gradwatch.core.losses import CROSS_ENTROPY, FIELDS, NLL, tell
+from gradwatch.core.losses import CROSS_ENTROPY, FIELDS, NLL, WIDTHS, tell
+
+TURNED: Final = 0.1
+"""Relative error up to which a gradient is a policy's: a bonus for its entropy adds some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,9 @@ class Answer:
     """Relative error by which it is not that of the first generator's loss, log(1 - D)."""
     outputs: int = 1
     """How many outputs of the same call the loss reads."""
+    turned: float = math.nan
+    """Where each row of the gradient is that of the log-probability of one class times a number,
+    as a policy gradient is: the share of rows whose number is negative. NaN elsewhere."""
 
     @property
     def skill(self) -> float | None:
@@ -97,43 +104,44 @@ def read(numbers: Sequence[float], loss: float | None, factor: float | None = No
     Where the loss reads several outputs of the last call, it is not known whose loss it is: then
     the answer has no kind. `factor` is that of a squared error, if several exams agree on it.
     """
-    rows = _rows(numbers)
-    last = [row for row in rows if row["call"] == rows[-1]["call"]]
+    found = rows(numbers)
+    last = [row for row in found if row["call"] == found[-1]["call"]]
     outer = [row for row in last if not row["inside"]]
     if len(outer) == 1:
         return _one(outer[0], loss, factor)
     if outer:
         return replace(_one(outer[-1], None), kind="", loss=math.nan, constant=math.nan)
-    found = [_one(row, loss, factor) for row in last]
-    return next((one for one in found if one.kind), found[0]) if found else Answer()
+    ones = [_one(row, loss, factor) for row in last]
+    return next((one for one in ones if one.kind), ones[0]) if ones else Answer()
 
 
 def heads(numbers: Sequence[float]) -> tuple[Answer, ...]:
     """Make one answer of each output that some loss reads, as far as its gradient alone tells."""
-    return tuple(_one(row, None) for row in _rows(numbers) if not row["inside"])
+    return tuple(_one(row, None) for row in rows(numbers) if not row["inside"])
 
 
 def factor_of(numbers: Sequence[float], loss: float) -> float:
     """Return by what a squared error would have to be multiplied to be the loss that was told: if
     it is always the same while the loss is not, then it is a squared error."""
-    row = _rows(numbers)[-1]
+    row = rows(numbers)[-1]
     return row["asked"] * row["squares"] / (4 * loss)
 
 
-def _rows(numbers: Sequence[float]) -> list[dict[str, float]]:
-    # A single row that an older version wrote lacks the last fields.
-    width = len(FIELDS) if len(numbers) % len(FIELDS) == 0 else len(numbers)
-    rows = []
+def rows(numbers: Sequence[float]) -> list[dict[str, float]]:
+    """Return the fields of each output that some loss reads, by their names."""
+    # Rows that an older version wrote lack the last fields; one of the oldest stands alone.
+    width = next((width for width in WIDTHS if len(numbers) % width == 0), len(numbers))
+    found = []
     for start in range(0, len(numbers), width):
         row = [float(value) for value in numbers[start : start + width]]
         row += [math.nan] * (len(FIELDS) - width)
         got = dict(zip(FIELDS, row, strict=True))
-        if width < len(FIELDS):
+        if width not in WIDTHS:
             asked = got["samples"] * got["columns"]
             got |= {"part": 1, "call": 0, "outputs": 1, "inside": 0, "asked": asked}
             got["asked_columns"] = got["columns"]
-        rows.append(got)
-    return rows
+        found.append(got)
+    return found
 
 
 def _one(got: dict[str, float], loss: float | None, factor: float | None = None) -> Answer:
@@ -157,4 +165,5 @@ def _one(got: dict[str, float], loss: float | None, factor: float | None = None)
         prior=got["prior"],
         minimax=got["minimax"],
         outputs=int(got["outputs"]),
+        turned=got["turned"] if got["turned_error"] < TURNED else math.nan,
     )

@@ -50,6 +50,9 @@ FIELDS: Final = (
     *("square_output", "product", "total", "tilt"),
     *("uneven", "balance", "entropy", "classes", "prior", "minimax"),
     *("cool", "cool_loss", "bcool", "bcool_loss"),
+    *("against_error", "against_loss", "bagainst_error", "bagainst_loss"),
+    *("nagainst_error", "nagainst_loss", "pagainst_error", "pagainst_loss"),
+    *("turned_error", "turned", "backwards"),
 )
 """What the device sends of one output, in this order; NaN for what does not apply. `alone` is 0
 when there were several micro-batches, and it is not known which of them the loop tells the loss of.
@@ -62,7 +65,10 @@ Sums are over the `asked` entries, those whose gradient is not 0: `squares` of t
 `covariance` about the means of the `asked_columns`. `part` is the share of
 a large output on which the losses were tried, `call` numbers the outermost calls of the step,
 `outputs` counts what the loss reads of it; `inside` is 1 where it reads it inside the call. The
-rest is explained at `Answer`."""
+`*against_*` are for minus a cross-entropy, a binary one, a log-likelihood and a binary one of
+probabilities. The rest is explained at `Answer`."""
+WIDTHS: Final = (len(FIELDS), FIELDS.index("against_error"))
+"""How many of the fields a row has: now, and as earlier versions wrote it."""
 
 FITS: Final = 0.02
 """Relative error up to which a gradient is that of a loss: bfloat16 has 0.004."""
@@ -71,6 +77,8 @@ MATCHES: Final = 2e-3
 EVEN: Final = 0.2
 """Relative spread of the gradient's magnitudes up to which they are alike: for a Huber loss, of
 which a few samples are near their targets."""
+ONE_SIZE: Final = 1e-3
+"""The same up to which they are one size."""
 SCALES: Final = tuple(2.0**k for k in range(4, 25))
 """Loss scales of mixed precision: those of `GradScaler` begin at 2^16."""
 
@@ -102,7 +110,8 @@ def tell(got: dict[str, float], loss: float | None, factor: float | None) -> Tol
     if name and not got[f"{name}_constant"] > 0:
         # Of one and the same target for all many a loss is that of yes; a squared error is exact.
         square = _squared_error(got, loss, factor)
-        name = name if square.kind != SQUARED_ERROR else ""
+        other = square.kind == SQUARED_ERROR or (square.kind and got["uneven"] < ONE_SIZE)
+        name = "" if other else name
     if name:
         kind, through = _KINDS[name]
         cooling = {"ce": "cool", "bce": "bcool"}.get(name)
@@ -115,7 +124,7 @@ def tell(got: dict[str, float], loss: float | None, factor: float | None) -> Tol
             cool_loss=got[f"{cooling}_loss"] if cooling else math.nan,
         )
     told = math.nan if whole is None else whole
-    if math.isfinite(told) and abs(got["soft_loss"] - told) <= MATCHES * abs(told):
+    if 0 < told < math.inf and abs(got["soft_loss"] - told) <= MATCHES * abs(told):
         return Told(CROSS_ENTROPY, told, got["soft_constant"])
     return _squared_error(got, loss, factor)
 
@@ -136,7 +145,12 @@ def _fitting(got: dict[str, float], loss: float | None) -> str:
     errors = {
         name: error
         for name, error in errors.items()
-        if name not in OUTSIDE or error * CLEARLY < min(inside, default=1.0)
+        if name not in OUTSIDE
+        # A gradient of one size has no shape that a sigmoid or softmax could have given it.
+        or (
+            ("flat" in name or not got["uneven"] <= ONE_SIZE)
+            and error * CLEARLY < min(inside, default=1.0)
+        )
     }
     best = min(errors, key=errors.__getitem__, default="")
     return "" if best and got["minimax"] * CLEARLY < errors[best] else best
@@ -198,7 +212,9 @@ def _absolute_error(got: dict[str, float], loss: float) -> Told:
     """The gradient of an absolute error has one size everywhere, and so has that of Huber's loss
     far from the targets; so has a mean, which is its own loss."""
     linear = abs(got["product"] - loss) <= FITS * loss
-    if not got["uneven"] < EVEN or linear:
+    # Where all samples have one target, its size goes with the output.
+    shared = got["backwards"] < FITS and got["uneven"] > FITS
+    if not got["uneven"] < EVEN or linear or shared:
         return Told()
     sizes = math.sqrt(got["squares"] * got["asked"] / (1 + got["uneven"] ** 2))
     return Told(ABSOLUTE_ERROR, loss / sizes, residual=loss / sizes)

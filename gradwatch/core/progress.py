@@ -4,12 +4,14 @@ from the gradient at the output; else on the loss; else on the error at the outp
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gradwatch.core.answer import heads
 from gradwatch.core.answers import answers
 from gradwatch.core.history import History
 
@@ -33,6 +35,16 @@ OUTLIER: Final = 0.2
 """Skill by which one exam may pull down that of the exams around it."""
 YOUNG: Final = 20
 """Steps before which a training that has no skill yet is not judged by that."""
+RESTS: Final = 0.05
+"""Relative scatter up to which a loss that is below zero stands still. A loss of either sign, such
+as a likelihood's or an adversary's, has no size that a change could be compared with."""
+MIXED: Final = 0.05
+"""Share of rows with the rarer sign from which on a gradient is a policy's, and no classifier's."""
+TURNS: Final = 0.2
+"""Share of the latest steps that reach the same weights, and others than the other steps do, from
+which on several trainings take turns."""
+TURN_STEPS: Final = 60
+"""Those latest steps."""
 NOISE: Final = 2.0
 """A fall must exceed this many standard errors of the two medians' difference."""
 
@@ -63,6 +75,13 @@ def progress(history: History) -> Progress:
 
 def _progress(history: History) -> Progress:
     going = _by_the_loss(history)
+    if going.moving is False and math.isfinite(going.begin) and not _broken(history):
+        if _policy(history):
+            why = "it is a policy's, and tells nothing of what the policy is worth"
+            going = replace(going, moving=None, diverged=False, text=f"{going.text}; {why}")
+        elif not going.diverged and takes_turns(history):
+            why = "several trainings take turns, and tell nothing of each other"
+            going = replace(going, moving=None, text=f"{going.text}; {why}")
     skills = _skills(history)
     if going.diverged or len(skills) < SKILLED_EXAMS:
         return going
@@ -78,6 +97,42 @@ def _progress(history: History) -> Progress:
     half = skills[len(skills) // 2 :]
     rising = len(half) > SKILLED_EXAMS and latest - half[0][1] > SKILL
     return replace(going, moving=None if rising else False, text=text)
+
+
+def _broken(history: History) -> bool:
+    """Whether the latest loss is no number."""
+    losses = history.losses()[1]
+    return bool(losses.size) and not math.isfinite(losses[-1])
+
+
+def _policy(history: History) -> bool:
+    """Whether an output is a policy's: its gradient is that of the log-probabilities of the actions
+    that were tried, each times what it was worth, of either sign."""
+    found = [
+        [head for head in heads(record.output) if head.classes > 1 and not head.kind]
+        for record in history
+        if record.output
+    ]
+    policies = [any(MIXED <= head.turned <= 1 - MIXED for head in exam) for exam in found]
+    return sum(policies) >= 2 and 2 * sum(policies) >= sum(map(bool, found))
+
+
+def takes_turns(history: History) -> bool:
+    """Whether different weights learn in different steps, as in a GAN: of two adversaries, neither
+    is meant to win."""
+    each = [
+        frozenset(p.name for p in record.parameters if p.update is not None and p.update.squares)
+        for record in history
+    ]
+    moved = set(each) - {frozenset()}
+    if any(one.isdisjoint(other) for one in moved for other in moved):
+        return True
+    # Exams at every 20th step may all see the same one of two, and pulses see both.
+    pulses = history.pulses[-TURN_STEPS:]
+    reached = Counter((p.norms >= 0).tobytes() for p in pulses if p.norms.size)
+    usual = [count for count in reached.values() if count >= TURNS * len(pulses)]
+    waiting = frozenset().union(*moved) - each[-1] if each else frozenset()
+    return len(usual) > 1 and bool(waiting)
 
 
 def _skills(history: History) -> list[tuple[int, float]]:
@@ -124,7 +179,10 @@ def _by_the_loss(history: History) -> Progress:
         text = f"the loss is at {last:.4g}, above its beginning, {begin:.4g}"
     else:
         text = f"the loss stays at {last:.4g} (it began at {begin:.4g})"
-    return Progress(moving, text, begin - last, diverged, begin)
+    spread = 1.4826 * float(np.median(np.abs(window - np.median(window))))
+    signed = float(finite.min()) < 0 and spread > RESTS * abs(last)
+    known = moving or diverged or not signed
+    return Progress(moving if known else None, text, begin - last, diverged, begin)
 
 
 def _without_loss(history: History) -> Progress:

@@ -58,6 +58,9 @@ class Layer:
     """Shape of its own `weight`, where it has one."""
     builtin: bool = False
     """True for a class of `torch.nn` itself."""
+    foreign: bool = False
+    """True for an operation with an `nn.Parameter` that neither the model nor an optimizer knows: a
+    layer in a plain list, or one that is made anew in each forward pass."""
 
     @property
     def label(self) -> str:
@@ -98,6 +101,10 @@ class Call:
     times: tuple[float, ...] = ()
     """For a recurrent layer: squares of the gradient at its input, by time step; at most
     `MAX_TIMES` of them, evenly spaced."""
+    drift: float | None = None
+    """For a normalisation with running statistics, in training mode: how far those are from this
+    batch's, in nats (the Kullback-Leibler divergence between the normal distributions with these
+    means and variances, of the median channel; 0 when they agree); None for all others."""
 
     @property
     def spread(self) -> float | None:

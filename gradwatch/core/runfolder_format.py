@@ -41,7 +41,7 @@ OF_PARAMETERS: Final = ("gradient", "weight", "update", "sample")
 QUANTITIES: Final = (*OF_CALLS, *OF_PARAMETERS)
 """What a row of statistics is about; rows hold the position in this list."""
 SCALARS: Final = ("count", "zeros", "nans", "infs", "total", "squares", "peak")
-NUMBERS: Final = {"call": ("common",), "parameter": ("common", "descent", "carried")}
+NUMBERS: Final = {"call": ("common", "drift"), "parameter": ("common", "descent", "carried")}
 """What else is known of each call and each parameter: single numbers, kept in the exam's line."""
 LARGEST: Final = 2**32 - 1
 
@@ -115,7 +115,7 @@ class Layout:
         calls = [
             [
                 *(call.layer.name, call.layer.kind, call.layer.functional, call.layer.weighted),
-                *(call.layer.weight_shape, call.layer.builtin),
+                *(call.layer.weight_shape, call.layer.builtin, *([True] * call.layer.foreign)),
                 *(call.index, call.parent, call.cut, call.dtype, call.training),
             ]
             for call in record.calls
@@ -131,12 +131,12 @@ class Layout:
         data = json.loads(line)
         calls: list[Call] = []
         for *described, index, parent, cut, dtype, training in data["calls"]:
-            name, kind, functional, weighted, shape, builtin = described
+            name, kind, functional, weighted, shape, builtin, *foreign = described
             if parent is not None and not 0 <= parent < len(calls):
                 raise ValueError(f"parent must be an earlier call, got {parent}")
             layer = Layer(
                 *(str(name), str(kind), bool(functional), bool(weighted)),
-                *(tuple(int(size) for size in shape), bool(builtin)),
+                *(tuple(int(size) for size in shape), bool(builtin), any(foreign)),
             )
             call = Call(layer, int(index), parent, cut=bool(cut))
             calls.append(replace(call, dtype=str(dtype), training=bool(training)))

@@ -159,8 +159,10 @@ class Segment:
             raise ValueError("its rows belong to another step")
         stats, active = unpack_stats(rows), self._active(**line["active"])
         times = {int(slot): tuple(map(float, values)) for slot, values in line["times"]}
+        none = {"call": [None] * len(layout.calls), "parameter": [None] * len(layout.parameters)}
         numbers = {
-            (owner, name): tuple(map(optional_float, line[f"{owner}_{name}"]))
+            # What a run's recorder did not measure yet is not in its lines.
+            (owner, name): tuple(map(optional_float, line.get(f"{owner}_{name}") or none[owner]))
             for owner, names in NUMBERS.items()
             for name in names
         }
@@ -174,6 +176,7 @@ class Segment:
                 grad_output=stats["grad_output"].get(slot),
                 times=times.get(slot, ()),
                 common=numbers["call", "common"][slot],
+                drift=numbers["call", "drift"][slot],
             )
             for slot, (call, row) in enumerate(zip(layout.calls, gains, strict=True))
         )

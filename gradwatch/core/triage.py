@@ -45,6 +45,7 @@ FOLLOWS: Final[dict[str, frozenset[str]]] = {
     "collapsed-router": frozenset({"disconnected-parameters", "dead-units", "stalled-updates"}),
     "dropped-samples": frozenset({"disconnected-parameters", "stalled-updates"}),
     # What the loss makes of the output, and the data of both.
+    "broadcast-targets": STUCK | {"always-clipped"},
     "unscaled-targets": THROWN | STUCK | {"drowned-task", "zero-gradient", "always-clipped"},
     "saturated-output": (THROWN | STUCK | {"zero-gradient", "epsilon-dominates"})
     - {"saturated-output", "non-finite"},

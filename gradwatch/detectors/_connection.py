@@ -123,6 +123,13 @@ class Flow:
                 text = f"A gradient comes to the output of `{name}`, and none to its weight."
                 yield Cut((name,), text)
 
+    def amidst(self, layers: tuple[str, ...]) -> bool:
+        """Whether what is trained is called after one of these: a head that is not used comes
+        last."""
+        calls = [call.layer.name for call in self.record.calls if call.layer.weighted]
+        first = min((calls.index(layer) for layer in layers if layer in calls), default=len(calls))
+        return not self._trained.isdisjoint(calls[first:])
+
     def copied(self, layers: tuple[str, ...]) -> bool:
         """Whether they are a copy of what is trained: a target network, a running average."""
         shapes = {layer: [p.shape for p in own] for layer, own in self._own.items()}

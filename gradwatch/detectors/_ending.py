@@ -67,11 +67,16 @@ def lost_bits(call: Call, answer: Answer) -> float | None:
 
 def rescaled_bits(record: Record) -> tuple[float, tuple[str, ...]]:
     """Return by how many bits products and quotients after the last weights make the output
-    larger, which is what they do to the gradient, and where they are."""
+    larger, which is what they do to the gradient, and where they are. What is done to a single
+    number is done to a loss that the model computes itself."""
     found = [
         call
         for call in ending(record)
-        if call.layer.functional and call.layer.kind in ("mul", "div") and call.gain is not None
+        if call.layer.functional
+        and call.layer.kind in ("mul", "div")
+        and call.gain is not None
+        and call.grad_output is not None
+        and call.grad_output.count > 1
     ]
     return math.fsum(call.gain or 0.0 for call in found), tuple(c.layer.name for c in found)
 

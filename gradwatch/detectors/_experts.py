@@ -14,6 +14,15 @@ SURE: Final = 17.0
 """Logits from which on a softmax rounds to 0 or 1 in float32: it passes no gradient on."""
 
 
+CHOOSING: Final = frozenset(
+    [
+        *("mul", "bmm", "mm", "linear", "where", "index", "index_select", "index_put"),
+        *("gather", "scatter", "masked_scatter"),
+    ]
+)
+"""Operations that make one output of several by what a router says."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mixture:
     """Modules of the same form in one container, and the router before them."""
@@ -68,8 +77,8 @@ def mixtures(record: Record) -> Iterator[Mixture]:
 
 
 def unheard(records: Sequence[Record]) -> Iterator[tuple[Mixture, tuple[str, ...]]]:
-    """Yield mixtures whose router picks who sees what and gets no gradient for it, in any exam,
-    with its parameters: an expert's output is not multiplied with what the router says."""
+    """Yield mixtures whose router gets no gradient from what its experts say, in any exam, with its
+    parameters: an expert's output is not multiplied with what the router says."""
     for mixture in mixtures(records[-1]) if records else ():
         name = mixture.router.layer.name
         own = tuple(
@@ -81,8 +90,16 @@ def unheard(records: Sequence[Record]) -> Iterator[tuple[Mixture, tuple[str, ...
         # What saturates as it learns has been heard; what is born saturated is another fault.
         output = mixture.router.output
         sure = output is not None and output.peak > SURE and mixture.router.grad_output is not None
-        if own and mixture.sorts and not sure and all(_deaf(r, own, experts) for r in records):
+        if own and not sure and all(_deaf(r, own, experts) for r in records):
             yield mixture, own
+
+
+def chooses(record: Record, mixture: Mixture) -> bool:
+    """Whether something is done with the experts' outputs that may be a choice among them."""
+    last = max(i for i, c in enumerate(record.calls) if c.layer.name in mixture.experts)
+    after = record.calls[last + 1 :]
+    above = record.calls[last].parent
+    return any(c.layer.functional and c.layer.kind in CHOOSING and c.parent == above for c in after)
 
 
 def _deaf(record: Record, router: tuple[str, ...], experts: tuple[str, ...]) -> bool:

@@ -42,7 +42,7 @@ class Source:
     """What a jump came from."""
 
     cause: str
-    """`data-scale`, `loss`, `data` or `learning-rate`."""
+    """`data`, `loss` or `learning-rate`."""
     text: str
 
     @property
@@ -109,8 +109,9 @@ def source(history: History, pulses: list[Pulse], at: int) -> Source:
     recent = before[-RECENT:]
     grown = _input_growth(history, pulse, before)
     if grown > OUT:
+        # Of the units of the data each batch would tell.
         return Source(
-            "data-scale", f"What went into the model in this step was {grown:.3g} times as large."
+            "data", f"What went into the model in this step was {grown:.3g} times as large."
         )
     if (inner := _largest(_output_growths(pulse, before))) > THROWN:
         return Source(
@@ -132,7 +133,7 @@ def source(history: History, pulses: list[Pulse], at: int) -> Source:
             "as large: a factor of the loss.",
         )
     return Source(
-        "data-scale",
+        "data",
         "The model's outputs were as usual, the loss was not: a target was far out of range.",
     )
 

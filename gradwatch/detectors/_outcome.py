@@ -96,6 +96,12 @@ def learns(history: History, going: Progress) -> bool:
     return going.fall >= SMALL_FALL * abs(going.begin)
 
 
+def learns_little(history: History, going: Progress) -> bool:
+    """Whether the answers are known to be poor after so many steps, moving or not."""
+    known = going.skill is not None and history.last_step >= LONG
+    return known and not learns(history, going)
+
+
 def worthless(going: Progress) -> bool:
     """Whether the answers are known to be worth no more than a constant one, and do not improve."""
     return going.moving is False and going.skill is not None

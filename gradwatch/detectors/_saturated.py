@@ -5,13 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean, median
+from typing import Final
 
 from gradwatch.core.answer import Answer
 from gradwatch.core.losses import ABSOLUTE_ERROR, SQUARED_ERROR
-from gradwatch.core.record import Record
+from gradwatch.core.record import ZERO_GRADIENT, Record
 from gradwatch.detectors import _ending
 
 Seen = tuple[Record, Answer]
+NEVER_NEGATIVE: Final = {"ReLU", "relu", "ReLU6", "relu6", "Softplus", "softplus", "exp", "square"}
+"""Functions that give nothing below 0, and those of `_ending.RANGES` that do not."""
+PULLS: Final = 0.95
+"""Mean of a gradient over its root mean square from which on it says the same of all."""
+BOTTOM: Final = 0.1
+"""Largest output over the error up to which the outputs are as small as they can be."""
+DEAD: Final = 0.02
+"""Part of the gradient's squares that a rectifier passes on under which it is dead, whatever the
+targets: that is another finding."""
+MEAN: Final = 0.25
+"""Mean of the targets over their standard deviation under which some of them are negative: that of
+positive ones is 0.5 and more, if their distribution has no long tail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +87,57 @@ def out_of_reach(seen: Sequence[Seen], beyond: float) -> Sight | None:
         {"left": stays, "error": answer.residual},
         certain=stays >= 0.5,
     )
+
+
+def below_zero(seen: Sequence[Seen], beyond: float) -> Sight | None:
+    """The targets are negative, or half of them, and the function at the end gives nothing below 0:
+    at least the square of their mean stays, and what it blocks of a squared error."""
+    squared = [answer for _, answer in seen if answer.kind == SQUARED_ERROR]
+    # Whether targets are negative is asked of all exams together: one has few samples.
+    mean = fmean(a.target_mean for a in squared) if squared else 0.0
+    spread = fmean(a.target_varying for a in squared) if squared else 1.0
+    if mean >= MEAN * spread:
+        return None
+    found = streak(seen, lambda one: _stays(*one) >= beyond / 2)
+    stays = median(_stays(*one) for one in found[-3:]) if found else 0.0
+    if stays < beyond:
+        return None
+    record, answer = found[-1]
+    last = _ending.ending(record)[-1]
+    return Sight(
+        tuple(record for record, _ in found),
+        f"`{last.layer.label}` gives nothing below 0, and targets are: at least "
+        f"{min(1.0, stays):.0%} of a constant answer's loss stays, whatever it gives",
+        (last.layer.name,),
+        "loss",
+        f"The loss compares what `{last.layer.label}` gives with negative targets: without it, or "
+        "with targets that are scaled into its range, they can be reached.",
+        {"left": stays, "error": answer.residual},
+        certain=stays >= 1,
+    )
+
+
+def _stays(record: Record, answer: Answer) -> float:
+    """The part of a constant answer's loss that stays because targets are negative."""
+    ends = _ending.ending(record)
+    if not ends or answer.through or answer.outputs > 1:
+        return 0.0
+    last = ends[-1]
+    bounded = _ending.RANGES.get(last.layer.kind, (-1.0, 1.0))[0] >= 0
+    if not (bounded or last.layer.kind in NEVER_NEGATIVE) or answer.low < 0:
+        return 0.0
+    if answer.kind == ABSOLUTE_ERROR and last.layer.kind.lower() not in ("relu", "relu6"):
+        # All outputs are at the bottom, all shall be smaller, and they are far from that.
+        return float(answer.pull > PULLS and answer.high < BOTTOM * answer.residual)
+    if answer.kind != SQUARED_ERROR or not answer.constant > 0:
+        return 0.0
+    out = max(0.0, -answer.target_mean) ** 2
+    if last.layer.kind.lower() in ("relu", "relu6"):
+        passed = 4.0**last.gain if last.gain is not None else None
+        if last.reason == ZERO_GRADIENT or (passed is not None and passed < DEAD):
+            return 0.0
+        out = max(out, (1 - passed) * answer.loss if passed is not None else 0.0)
+    return out / answer.constant
 
 
 def flat_end(seen: Sequence[Seen], bits: float) -> Sight | None:

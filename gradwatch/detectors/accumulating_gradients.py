@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from gradwatch.core.history import History, Pulse
 from gradwatch.core.progress import progress
 from gradwatch.core.record import Parameter, Record
 from gradwatch.detectors import _outcome
+
+SAME: Final = 1e-4
+"""Relative difference up to which two norms in float32 are the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,8 @@ class AccumulatingGradients:
     name: ClassVar[str] = "accumulating-gradients"
 
     share: float = 0.9
-    """Share of the parameters of an optimizer that must carry a gradient into every step."""
+    """Share of the parameters of an optimizer that must carry a gradient into every step; where it
+    is less, whole layers that do so in several exams."""
     exams: int = 2
     """Exams in which they must do so."""
     whole: float = 0.95
@@ -49,7 +53,14 @@ class AccumulatingGradients:
         if records and records[0].step == 1 and not any(p.carried for p in _moved(records[0])):
             records = records[1:]  # the first step of a second optimizer
         never = self._never_zeroed(records) if len(records) >= self.exams else ()
-        if not never or self._faded(history, records, set(never)) or self._reset(history):
+        # Of several optimizers each has its own exams.
+        records = [r for r in records if any(p.name in never and p.carried for p in _moved(r))]
+        if (
+            len(records) < self.exams
+            or not never
+            or self._faded(history, records, set(never))
+            or self._reset(history)
+        ):
             return ()
         going, latest = progress(history), records[-1]
         carried = _norm(p.carried for p in latest.parameters if p.name in never)
@@ -89,6 +100,8 @@ class AccumulatingGradients:
             members = {name for name, of in moved.items() if of == group} & known
             if len(members - zeroed) >= self.share * len(members) > 0:
                 found |= members - zeroed
+            elif len(records) >= _outcome.LASTING_EXAMS:
+                found |= _whole(records, members - zeroed)
         return frozenset(found)
 
     def _faded(self, history: History, records: list[Record], never: set[str]) -> bool:
@@ -107,6 +120,28 @@ class AccumulatingGradients:
         if norms.size < 2 or any(record.groups for record in history):
             return False
         return float(np.mean(norms[1:] < norms[:-1] / 1.5)) > self.resets
+
+
+def _whole(records: list[Record], names: set[str]) -> set[str]:
+    """Return those of whole layers that carry a gradient into each of several steps that they are
+    moved in: `zero_grad()` of a part of the model."""
+    often = {
+        name
+        for name in names
+        if sum(_adds(p) for r in records for p in _moved(r) if p.name == name)
+        >= _outcome.LASTING_EXAMS
+    }
+    broken = {_outcome.owner(p) for r in records for p in _moved(r) if p.name not in often}
+    return {name for name in often if _outcome.layer_of(name) not in broken}
+
+
+def _adds(parameter: Parameter) -> bool:
+    """Whether the step added to a gradient that was there. What a loss is made with directly (a
+    learnt weight of it) has this step's gradient before any layer is reached, and no other."""
+    carried, gradient = parameter.carried, parameter.gradient
+    if not carried or gradient is None:
+        return False
+    return abs(gradient.norm / carried - 1) > SAME
 
 
 def _moved(record: Record) -> list[Parameter]:

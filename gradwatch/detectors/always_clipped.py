@@ -11,6 +11,7 @@ import numpy as np
 from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import History
 from gradwatch.core.progress import progress
+from gradwatch.core.record import Record
 from gradwatch.detectors import _outcome, _steps
 
 
@@ -40,7 +41,10 @@ class AlwaysClipped:
     """... and what it would have to promise without clipping, or there is more to blame."""
     plain: float = 0.95
     """Cosine between the first step and the negative gradient: an optimizer that normalises (Adam:
-    0.5 to 0.8) does not mind a constant factor."""
+    0.5 to 0.8) does not mind a constant factor. Or else, where the learning rate is known, ..."""
+    excess: float = 1.5
+    """... the step must be no longer than rate, momentum, decay and the clipped gradient make it,
+    by more than this factor: clipping each value turns the gradient, and does not lengthen it."""
     steps: int = 10
     """Optimizer steps before this is judged."""
 
@@ -53,12 +57,17 @@ class AlwaysClipped:
         walk, going = _steps.walk(history), progress(history)
         if (ratios.size and np.mean(ratios < 0.5) < self.often) or going.moving:
             return ()
-        if walk is None or walk.promise is None or walk.steps < self.steps:
+        if walk is None or walk.steps < self.steps:
             return ()
-        slow = 0 < walk.promise < self.promise * walk.steps
-        due = walk.promise / left > self.unclipped * walk.steps
-        first = next((c for r in history if (c := _steps.direction(r)) is not None), 0.0)
-        if not slow or not due or first < self.plain:
+        # In large units a loss hardly falls though the weights move as they should.
+        still = walk.movement < _outcome.MOVES * walk.steps
+        if walk.promise is None:
+            slow = going.moving is False
+            due = walk.movement / left > _outcome.MOVES * walk.steps
+        else:
+            slow = 0 < walk.promise < self.promise * walk.steps
+            due = walk.promise / left > self.unclipped * walk.steps
+        if not slow or not due or not still or not self._proportional(history):
             return ()
         limit = _limit(history)
         unscaled = limit is not None and not _round(limit) and _half(history)
@@ -78,6 +87,8 @@ class AlwaysClipped:
                 share=1.0,
             )
         )
+        promise = walk.movement if walk.promise is None else walk.promise
+        come_to = "moved the weights by" if walk.promise is None else "promised the loss a fall of"
         records = history.records
         certain = going.moving is False and _outcome.lasting(records)
         return (
@@ -85,16 +96,38 @@ class AlwaysClipped:
                 self.name,
                 Severity.CRITICAL if certain else Severity.WARNING,
                 f"clipping leaves {left:.2g} of the gradient in the typical step: all {walk.steps} "
-                f"steps together promised the loss a fall of {walk.promise:.2%}",
+                f"steps together {come_to} {promise:.2%}",
                 (),
                 records[0].step,
                 history.last_step,
                 (cause,),
-                f"Without clipping they would have promised {walk.promise / left:.0%}; "
-                f"{going.text}.",
-                {"left": left, "promise": walk.promise},
+                f"Without clipping it would be {promise / left:.0%}; {going.text}.",
+                {"left": left, "promise": promise},
             ),
         )
+
+    def _proportional(self, history: History) -> bool:
+        """Whether a shorter gradient makes a shorter step."""
+        first = next((c for r in history if (c := _steps.direction(r)) is not None), 0.0)
+        if first >= self.plain:
+            return True
+        if any(group.second_momentum is not None for r in history for group in r.groups):
+            return False
+        lengths = [(made, most) for made, most in map(_lengths, history) if made and most]
+        return bool(lengths) and all(made <= self.excess * most for made, most in lengths)
+
+
+def _lengths(record: Record) -> tuple[float, float]:
+    """Return the length of a step, and the greatest that gradient, rate and momentum allow."""
+    made, allowed = 0.0, 0.0
+    for parameter, group in _steps.grouped(record):
+        gradient, update, rate = parameter.gradient, parameter.update, group.learning_rate
+        if gradient is not None and update is not None and rate and record.clip_ratio is not None:
+            made += update.rms**2 * gradient.count
+            decay = (group.weight_decay or 0.0) * (parameter.weight.norm if parameter.weight else 0)
+            pull = record.clip_ratio * gradient.norm + decay
+            allowed += (rate * pull / (1 - min(group.momentum or 0.0, 0.999))) ** 2
+    return math.sqrt(made), math.sqrt(allowed)
 
 
 def _limit(history: History) -> float | None:

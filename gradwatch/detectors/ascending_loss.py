@@ -9,18 +9,24 @@ from typing import ClassVar, Final
 
 import numpy as np
 
+from gradwatch.core.answer import rows
 from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import History
-from gradwatch.core.losses import CLEARLY, FIELDS, FITS, MATCHES
-from gradwatch.core.progress import Progress, progress
+from gradwatch.core.losses import CLEARLY, FITS, MATCHES
+from gradwatch.core.progress import Progress, progress, takes_turns
 from gradwatch.core.record import Record
-from gradwatch.detectors import _outcome, _steps
+from gradwatch.detectors import _ending, _outcome, _steps
 
 MINUS: Final = (
     ("against", "ce_error", "cross-entropy"),
+    ("nagainst", "nll_error", "negative log-likelihood"),
     ("bagainst", "bce_error", "binary cross-entropy"),
+    ("pagainst", "prob_error", "binary cross-entropy"),
 )
-"""Losses whose gradient tells its sign: the fields of `core.answer` for minus and plus."""
+"""Losses whose gradient tells its sign: the fields of `core.losses` for minus and plus."""
+WORSE: Final = 1.2
+"""Times the loss of guessing that such a loss has in the end: what is driven up gets there, and
+what a policy does has at most the loss of guessing, whatever its rewards."""
 LATE: Final = 3
 """A loss is compared between the thirds of the run."""
 
@@ -53,7 +59,8 @@ class AscendingLoss:
     def __call__(self, history: History) -> tuple[Finding, ...]:
         """Judge all exams: a sign does not change during a run."""
         going = progress(history)
-        found = self._upwards(history) or self._negated(history) or self._endless(history)
+        found = self._upwards(history) or self._negated(history)
+        found = found or self._maximised(history) or self._endless(history)
         if found is None or (going.skill is not None and going.skill > 0.5):
             return ()
         cause, records, summary = found
@@ -81,16 +88,39 @@ class AscendingLoss:
         )
 
     def _negated(self, history: History) -> tuple[Cause, tuple[Record, ...], str] | None:
-        known = [(r, kind) for r in history if (kind := _negated(r)) is not None]
+        known = [(r, found) for r in history if (found := _negated(r)) is not None]
         contrary = sum(record.answer is not None and bool(record.answer.kind) for record in history)
         early = known and known[0][0] in history.records[: self.exams]
         if not early or len(known) < self.exams or contrary >= len(known):
             return None
-        kind = known[0][1]
+        (kind, times), latest = known[0][1], known[-1][1][1]
+        if not latest > max(WORSE, times):  # a squared error is known by its sign
+            return None
         return (
             Cause("loss", f"The gradient is that of minus the {kind}: drop the minus.", share=1.0),
             tuple(r for r, _ in known),
             f"what is minimised is minus the {kind}",
+        )
+
+    def _maximised(self, history: History) -> tuple[Cause, tuple[Record, ...], str] | None:
+        """An absolute error with a minus has a gradient of one size from the first exam on, and in
+        the end, far from all targets, is what its gradient makes of the outputs."""
+        found = [(r, rows(r.output)) for r in history if r.output and r.loss is not None]
+        if len(found) < 2 * LATE or takes_turns(history):
+            return None
+        if any(len(got) != 1 or not got[0]["uneven"] < FITS for _, got in found):
+            return None
+        (first, (birth,)), (last, (latest,)) = found[0], found[-1]
+        loss, mixed = last.loss or 0.0, birth["tilt"] ** 2 < 0.9 * birth["squares"] * birth["asked"]
+        if not mixed or any((record.loss or 0.0) >= 0 for record, _ in found):
+            return None
+        grown = latest["square_output"] > self.times**2 * birth["square_output"]
+        if not grown or abs(latest["product"] - loss) > 0.2 * abs(loss) or not _moves(last):
+            return None
+        return (
+            Cause("loss", "The gradient is that of minus an absolute error.", share=1.0),
+            tuple(record for record, _ in found),
+            f"what is minimised is minus an error: {first.loss:.3g} at first, {loss:.3g} now",
         )
 
     def _endless(self, history: History) -> tuple[Cause, tuple[Record, ...], str] | None:
@@ -139,20 +169,34 @@ class AscendingLoss:
         )
 
 
-def _negated(record: Record) -> str | None:
-    """Return the loss that the gradient at the output is the negative of; None if there is none."""
-    got = dict(zip(FIELDS, record.output, strict=False))  # of the first output
-    for field, usual, kind in MINUS:
-        error, otherwise = got.get(field, math.nan), got.get(usual, math.nan)
+def _negated(record: Record) -> tuple[str, float] | None:
+    """Return the loss that the gradient at the output is the negative of, and how many times that
+    of guessing it is; None if there is none."""
+    found = rows(record.output)
+    if len(found) != 1 or not _moves(record):
+        return None
+    got = found[0]
+    for name, usual, kind in MINUS:
+        error, otherwise = got[f"{name}_error"], got[usual]
         # Of answers that are all alike, the gradient fits either sign.
         if error < FITS and not otherwise < CLEARLY * error:
-            return kind
-    count, squares = got.get("asked", math.nan), got.get("squares", math.nan)
+            classes = got["classes"] if name in ("against", "nagainst") else 2.0
+            return kind, got[f"{name}_loss"] / math.log(classes)
+    count, squares = got["asked"], got["squares"]
     if record.loss is not None and record.loss < 0 < squares * count and got["alone"]:
         factor = count * squares / (-4 * record.loss)
         if any(abs(factor / usual - 1) < MATCHES for usual in _reductions(count, got["samples"])):
-            return "squared error"
+            return "squared error", math.inf if record.step else 0.0
     return None
+
+
+def _moves(record: Record) -> bool:
+    """Whether the step moves what gives the output: the weights of an adversary that is to be
+    deceived stay."""
+    last = _ending.last_weighted(record)
+    moved = {p.name: p.update for p in record.parameters}
+    update = None if last is None else moved.get(f"{last.layer.name}.weight")
+    return update is None or update.squares > 0
 
 
 def _reductions(count: float, samples: float) -> Iterator[float]:

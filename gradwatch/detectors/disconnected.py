@@ -10,7 +10,7 @@ from typing import ClassVar
 from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import History
 from gradwatch.core.progress import progress
-from gradwatch.detectors import _connection, _depth, _experts, _outcome
+from gradwatch.detectors import _connection, _depth, _experts, _frozen, _outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +25,13 @@ class DisconnectedParameters:
     trained goes on from the output of a layer that is not, or a gradient comes to a layer's output
     and never to its weights. Where nothing goes on from it (an unused head, a pooler that is
     computed and thrown away), where no optimizer holds it or it is set between the steps (a target
-    network), it is a note, unless the training is stuck and most of its parameters are cut off. An
-    expert or a head that is only used now and then is reached now and then, and counts as
-    connected.
+    network), it is a note, unless the training is stuck and most of its parameters are cut off, or
+    it learns little and what is trained is called after a tenth of them. An expert or a head that
+    is only used now and then is reached now and then, and counts as connected.
+
+    An optimizer of whose parameters none gets a gradient is certain, too. Where all are reached,
+    and a training comes to nothing on a body whose weights require no gradient, that is said: they
+    were frozen before they were trained, or never loaded.
     """
 
     name: ClassVar[str] = "disconnected-parameters"
@@ -53,16 +57,19 @@ class DisconnectedParameters:
         wanted -= _set(history).intersection(flow.missed)
         cuts = _cuts(flow, history, wanted)
         certain = {name for _, names in cuts for name in names}
+        going = progress(history)
+        held = {p.name for p in latest.parameters if p.held and p.trainable}
+        if held and held.issubset(flow.missed):  # whatever is trained, it is not by this optimizer
+            certain = held & wanted
         names = [name for name in flow.missed if not certain or name in certain]
         names += sorted(certain.difference(names))
         if not names:
-            return ()
+            return _frozen.frozen(self.name, history, going)
         sizes = {p.name: math.prod(p.shape) for p in latest.parameters if p.trainable}
         share = sum(sizes.get(name, 0) for name in names) / max(1, sum(sizes.values()))
         layers = _outcome.layers_of(names)
         called = {call.layer.name for call in latest.calls} | flow.taps.keys()
         cut_off = tuple(layer for layer in layers if layer in called) or layers
-        going = progress(history)
         stuck = going.moving is False and _outcome.lasting(history)
         moves = any(p.update is not None and p.update.squares for p in latest.parameters)
         if share == 1 and not (going.moving and moves):
@@ -76,12 +83,20 @@ class DisconnectedParameters:
             and self._most(flow, wanted, sizes)
         ):
             severity = Severity.CRITICAL
-        elif _outcome.worthless(going) and self._part(names, wanted, sizes):
-            severity = Severity.WARNING  # perhaps meant so, and nothing comes of it
+        elif self._part(names, wanted, sizes) and (
+            _outcome.worthless(going)
+            or (_outcome.learns_little(history, going) and flow.amidst(layers))
+        ):
+            severity = Severity.WARNING  # perhaps meant so, and nothing (or little) comes of it
         else:
             severity = Severity.NOTE
         if cuts:
             text = cuts[0][0].text
+        elif held and held.issubset(flow.missed):
+            text = (
+                "None of what the optimizer holds gets a gradient: what comes out of it is cut off "
+                "from the loss (a `.detach()`, `.data`), or the loss is one of another model."
+            )
         elif cut_off[0] in called:
             text = (
                 f"{_depth.listed(cut_off)} are called, and nothing that is seen uses what they "
@@ -134,11 +149,15 @@ def _cuts(
         (cut, tuple(name for name in flow.missed if name in missed and _in(cut, name)))
         for cut in (*flow.cuts(missed), *flow.bypassed(missed), *flow.tables(missed))
     ]
+    learns = _outcome.learns(history, progress(history))
     for mixture, own in _experts.unheard(history.records):
-        if wanted.issuperset(own):
+        # Where each expert sees all, the router may be a head that is not used.
+        chooses = mixture.sorts or (_experts.chooses(history.records[-1], mixture) and not learns)
+        if wanted.issuperset(own) and chooses:
             text = (
-                f"`{mixture.router.layer.name}` picks which of {len(mixture.experts)} experts sees "
-                "a sample, and the expert's output is not multiplied with what it says."
+                f"`{mixture.router.layer.name}` is to tell which of {len(mixture.experts)} experts "
+                "counts for a sample, and their outputs are not multiplied with what it says (an "
+                "argmax has no derivative)."
             )
             cuts.append((_connection.Cut((mixture.router.layer.name,), text), own))
     return cuts

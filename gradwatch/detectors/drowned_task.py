@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 from typing import ClassVar
 
@@ -11,7 +12,7 @@ from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import History
 from gradwatch.core.progress import progress
 from gradwatch.core.record import Record
-from gradwatch.detectors import _ending, _outcome
+from gradwatch.detectors import _bonus, _ending, _outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,9 @@ class DrownedTask:
     cross-entropy, what its answers are worth. A task that learns with little is left in peace, and
     so is one that is switched off. Where the loss of a head cannot be read, it has to stand still
     with a thousandth of the gradient.
+
+    A bonus for the entropy of a policy is a task, too: where the loss is next to nothing but that,
+    what the policy earns is drowned in it.
 
     The loss as a whole falls meanwhile, so this is judged by the task.
     """
@@ -74,7 +78,7 @@ class DrownedTask:
             if (streak := self._drowned(heads, max(0.0, birth.get(name) or 0.0)))
         ]
         if not found:
-            return ()
+            return self._outweighed(history)
         worst = min(found, key=lambda streak: median(head.share for head in streak))
         head, records = worst[-1], tuple(head.record for head in worst)
         others = [h for h in exams[-1] if h.layer != head.layer]
@@ -110,6 +114,35 @@ class DrownedTask:
             ),
         )
 
+    def _outweighed(self, history: History) -> tuple[Finding, ...]:
+        going = progress(history)
+        found = None if going.moving or history.last_step < self.steps else _bonus.bonus(history)
+        if found is None:
+            return ()
+        long = found.records[-1].step - found.records[0].step >= self.long
+        return (
+            Finding(
+                self.name,
+                Severity.CRITICAL if long and going.moving is False else Severity.WARNING,
+                f"the bonus for the policy's entropy is {found.bonus:.3g} for each nat, and its "
+                f"advantages are of size {found.advantage:.2g}: it stays at {found.entropy:.0%} of "
+                "the largest entropy",
+                (),
+                found.records[0].step,
+                found.records[-1].step,
+                (
+                    Cause(
+                        "loss",
+                        "The bonus for the entropy is larger than what can be earned: a hundredth "
+                        "of the advantages is usual.",
+                        share=1.0,
+                    ),
+                ),
+                f"Over {len(found.records)} exams; {going.text}.",
+                {"bonus": found.bonus, "advantage": found.advantage},
+            ),
+        )
+
     def _drowned(self, exams: list[_Head], birth: float) -> list[_Head]:
         """Return the exams up to the latest in which this head was drowned."""
         streak: list[_Head] = []
@@ -123,8 +156,10 @@ class DrownedTask:
             if not bad:
                 break
             streak.insert(0, head)
-        skills = [head.skill for head in streak if head.skill is not None]
+        # To be less wrong than before and no better than a constant is no learning; nor is chance.
+        skills = [max(0.0, head.skill) for head in streak if head.skill is not None]
         rising = len(skills) > 1 and skills[-1] - skills[0] > self.rises
+        rising = rising and all(one < after for one, after in pairwise(skills))
         lasts = _outcome.lasting([head.record for head in streak])
         if not lasts or rising or median(h.share for h in streak) > self.share:
             return []

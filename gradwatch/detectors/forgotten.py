@@ -10,7 +10,7 @@ from typing import ClassVar
 from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import History
 from gradwatch.core.progress import progress
-from gradwatch.core.record import NO_GRAD_INPUT, NO_REASON, Parameter, Record
+from gradwatch.core.record import NO_GRAD_INPUT, NO_REASON, Call, Parameter, Record
 from gradwatch.detectors import _connection, _depth, _outcome
 
 
@@ -24,6 +24,9 @@ class ForgottenParameters:
     head that is trained on a backbone (all that is forgotten comes before all that is held), thin
     adapters in a large model, a network that only judges (called with the targets, too), a copy of
     the trained one. Even then `requires_grad_(False)` would save the backward pass.
+
+    Weights that the model uses and does not know (layers in a plain Python list, a layer made in
+    `forward`) are in no optimizer either: said of a training that does not learn.
     """
 
     name: ClassVar[str] = "forgotten-parameters"
@@ -43,12 +46,12 @@ class ForgottenParameters:
         streak = [record for record in history if _forgotten(record)]
         latest = history.latest
         if latest is None or not _outcome.lasting(streak):
-            return ()
+            return _foreign(history)
         record = streak[-1]
         taken = {p.name for p in latest.parameters if p.held}
         forgotten = [p for p in _forgotten(record) if p.name not in taken]
         if not forgotten:
-            return ()
+            return _foreign(history)
         sizes = {p.name: math.prod(p.shape) for p in record.parameters if p.trainable}
         share = sum(sizes[p.name] for p in forgotten) / sum(sizes.values())
         layers = _outcome.owners(forgotten)
@@ -130,6 +133,42 @@ class ForgottenParameters:
         if before and behind and max(before) < min(behind) and not _fed_by_data(history, kept):
             return "as it is done with a backbone that is to stay as it is"
         return ""
+
+
+def _foreign(history: History) -> tuple[Finding, ...]:
+    """Tell of weights in the forward pass that the model itself does not know."""
+    streak = _outcome.latest_streak(history, lambda record: bool(_strangers(record)))
+    going = progress(history)
+    if not _outcome.lasting(streak):
+        return ()
+    latest = streak[-1]
+    names = tuple(call.layer.name for call in _strangers(latest))
+    if _outcome.learns(history, going):
+        severity = Severity.NOTE  # a network that only judges may be hidden on purpose
+    else:
+        severity = Severity.CRITICAL if going.moving is False else Severity.WARNING
+    text = (
+        "They are not in `model.parameters()`: layers in a plain list or dict (use nn.ModuleList, "
+        "nn.ModuleDict), or made anew in each forward pass."
+    )
+    return (
+        Finding(
+            ForgottenParameters.name,
+            severity,
+            f"{len(names)} operations multiply by weights that get gradients and belong to no "
+            f"module of the model: {_depth.listed(names)}",
+            names,
+            streak[0].step,
+            latest.step,
+            (Cause("optimizer", text, names, share=1.0),),
+            f"Seen in the autograd graph of {len(streak)} examined steps; {going.text}.",
+            {"operations": float(len(names))},
+        ),
+    )
+
+
+def _strangers(record: Record) -> list[Call]:
+    return [c for c in record.calls if c.layer.foreign and c.grad_output is not None]
 
 
 def _weighted(parameters: Iterable[Parameter]) -> tuple[str, ...]:

@@ -35,6 +35,10 @@ class LostUpdates:
     """Share of a weight's elements that a step leaves as they are, in the typical weight."""
     rate: float = 1e-6
     """Learning rate over the weights' size under which a step is too small for any format."""
+    whole: float = 0.99
+    """The same from which on nothing can be learnt ..."""
+    fallen: float = 0.5
+    """... unless the loss has fallen by this part of what it was."""
     learnt: float = 0.8
     """Part of the way to the right answers from which it is only a note."""
 
@@ -50,7 +54,9 @@ class LostUpdates:
         if going.moving is False:
             severity = Severity.CRITICAL
         elif going.moving and (going.skill is None or going.skill > self.learnt):
-            severity = Severity.NOTE
+            # What stands still altogether may have been born near the right answers.
+            whole = lost >= self.whole and going.fall < self.fallen * abs(going.begin)
+            severity = Severity.WARNING if whole else Severity.NOTE
         layers = _outcome.owners(parameter for parameter, _ in _lost(latest))
         formats = sorted({parameter.dtype for parameter, _ in _lost(latest)})
         cause = Cause(

@@ -11,7 +11,7 @@ from gradwatch.core.answer import Answer
 from gradwatch.core.answers import answers
 from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import History
-from gradwatch.core.progress import Progress, progress
+from gradwatch.core.progress import Progress, progress, takes_turns
 from gradwatch.core.record import Record
 from gradwatch.detectors import _outcome
 
@@ -66,7 +66,7 @@ class LearnsNothing:
             for record, answer in answers(history)
             if record.step >= self.grace and answer.skill is not None
         ]
-        if going.moving or last < self.steps or _takes_turns(history):
+        if going.moving or last < self.steps or takes_turns(history):
             return ()
         if not seen:
             return self._flat(history, going)
@@ -154,16 +154,6 @@ class LearnsNothing:
 def _skill(found: Sequence[Answer]) -> float:
     """What some answers are worth together: loss and constant answer are of the same batches."""
     return 1 - sum(a.loss for a in found) / sum(a.constant for a in found)
-
-
-def _takes_turns(history: History) -> bool:
-    """Whether different weights move in different exams, as in a GAN: of two adversaries, neither
-    is meant to win."""
-    moved = {
-        frozenset(p.name for p in record.parameters if p.update is not None and p.update.squares)
-        for record in history
-    } - {frozenset()}
-    return any(one.isdisjoint(other) for one in moved for other in moved)
 
 
 DETECTORS = (LearnsNothing(),)

@@ -26,6 +26,7 @@ class OversizedUpdates:
     of these has to go with it:
 
     - a tenth, in most weights, again and again, while the loss does not fall;
+    - a tenth in the very first steps, in a training that never learns anything;
     - a third once, after which the loss was far above its beginning or the answers have become the
       same for every sample, and the training does not find back;
     - weights that have grown by several times since the answers were at their best, and answers
@@ -57,13 +58,17 @@ class OversizedUpdates:
     """... while the typical weight grew by so many times."""
     lasting: int = 20
     """Steps after the first such one before a training that has not diverged counts as ruined."""
+    whole: float = 1.0
+    """Ratio of a first step from which on it leaves nothing of the weights that it began with."""
+    much: float = 0.7
+    """Skill from which on such a beginning has done no harm."""
     grace: int = 5
     """First steps in which a tenth is not counted."""
 
     def __call__(self, history: History) -> tuple[Finding, ...]:
         """Judge all exams, in the light of what became of the training."""
         going = progress(history)
-        learns = _outcome.learns(history, going)
+        learns = _outcome.learns(history, going) and not self._began_anew(history, going)
         if learns and not self._forgotten(history.records):
             return ()
         jump = _jumps.first(history)
@@ -77,8 +82,24 @@ class OversizedUpdates:
         streak = _outcome.latest_streak(history, self._oversized)
         if going.moving is False and _outcome.lasting(streak):
             return (self._finding(history, [(r, _steps.typical(r)) for r in streak], going),)
-        forgetting = self._forgotten(records)
-        return (self._finding(history, forgetting, going),) if forgetting else ()
+        found = self._forgotten(records) or self._born_thrown(history, going)
+        return (self._finding(history, found, going),) if found else ()
+
+    def _began_anew(self, history: History, going: Progress) -> bool:
+        """Whether the first step put other weights in place of those that the model was born with,
+        and what was learnt since is not much."""
+        first = next(iter(history), None)
+        if first is None or going.skill is None or going.skill > self.much:
+            return False
+        whole = _steps.typical(first) > self.whole
+        return whole and self._ruined(history, (first, 0.0)) and history.last_step >= _outcome.LONG
+
+    def _born_thrown(self, history: History, going: Progress) -> list[tuple[Record, float]]:
+        """Return the first exams, if their steps were too large and nothing was learnt ever."""
+        if not _outcome.worthless(going) or history.last_step < _outcome.LONG:
+            return []
+        early = _outcome.first_streak(history, lambda r: _steps.typical(r) > self.ratio)
+        return [(record, _steps.typical(record)) for record in early] if len(early) > 1 else []
 
     def _throws(
         self, records: Sequence[Record], jump: _jumps.Jump | None

@@ -20,10 +20,11 @@ class SaturatedOutput:
     """The last function of the model, or that of its loss, is saturated while its answers are
     wrong, so that the whole net gets next to no gradient.
 
-    Five ways to get there are told apart, each by what is exact about it:
+    Six ways to get there are told apart, each by what is exact about it:
 
     - the targets lie outside of the range of a sigmoid or tanh at the end: no output in it is near
       enough, and it is driven to where it is flat;
+    - targets are negative, and a rectifier, softplus or sigmoid at the end gives nothing below 0;
     - such a function takes bits beyond what it takes at its steepest, and the loss (a squared
       error) does not give them back, as a cross-entropy would;
     - a policy whose logits were born so large that it tries one action only;
@@ -64,8 +65,10 @@ class SaturatedOutput:
         going = progress(history)
         if not seen:
             return ()
-        if sight := _saturated.out_of_reach(seen, self.beyond):
-            return self._found(sight, going, patient=True, stubborn=True)
+        for look in (_saturated.out_of_reach, _saturated.below_zero):
+            sight = look(seen, self.beyond) if (going.skill or 0.0) < 0.5 else None
+            if sight and (found := self._found(sight, going, patient=True, stubborn=True)):
+                return found
         if sight := _decided.decided_policy(seen, self.decided, self.large):
             signed = bool((history.losses()[1] <= 0).any())  # a policy's loss says nothing
             return self._found(sight, going, patient=True, stubborn=signed)

@@ -17,7 +17,6 @@ AFTER: Final = 8
 """Steps after a spike whose median loss tells whether it did harm."""
 
 REMEDIES: Final = {
-    "data-scale": "Look at that batch, and clip the norm of the gradient.",
     "loss": "Clip the norm of the gradient, or hold the weight of the loss.",
     "data": "Look at that batch, and clip the norm of the gradient.",
     "learning-rate": "A lower learning rate or clipping bounds such steps.",

@@ -13,7 +13,7 @@ from gradwatch.core.history import History
 from gradwatch.core.losses import BINARY, CROSS_ENTROPY
 from gradwatch.core.progress import Progress, progress
 from gradwatch.core.record import Record
-from gradwatch.detectors import _ending, _outcome
+from gradwatch.detectors import _ending, _outcome, _pinned
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,10 @@ class SquashedLogits:
     temperature that is too high cannot give them: the loss of ten classes cannot fall below 1.46
     if it is given probabilities, and the gradient that reaches the net is small and says little.
 
+    Where outputs are compared with one another, or with another model's, the division is inside of
+    the loss: then it is seen in a loss that stays at that of guessing, or in its size, and in a
+    gradient that says that other outputs would change next to nothing.
+
     What the loss is, is read from the gradient at the output, inside the model or after it. A
     softmax or a sigmoid too many is said at once; a range or a temperature only if the training
     gets nowhere, or if the loss would be far lower with the same logits times a number.
@@ -56,7 +60,9 @@ class SquashedLogits:
     """Standard deviation of logits over the batch that is too small to tell classes apart."""
 
     def __call__(self, history: History) -> tuple[Finding, ...]:
-        """Judge the latest exams whose loss is known."""
+        """Judge the latest exams whose loss is known, or the loss where its kind is not."""
+        if (going := progress(history)).moving is False and (pinned := _pinned.pinned(history)):
+            return (self._divided(pinned, going),)
         found = [
             (record, answer, self._squash(record, answer)) for record, answer in answers(history)
         ]
@@ -69,7 +75,6 @@ class SquashedLogits:
         if not streak:
             return ()
         records = tuple(record for record, _, _ in streak)
-        going = progress(history)
         _, answer, squash = streak[-1]
         if not squash.certain and not self._suffers(streak, going):
             return ()
@@ -89,6 +94,20 @@ class SquashedLogits:
                 confidence,
                 {"floor": floor, "loss": answer.loss, "constant": answer.constant},
             ),
+        )
+
+    def _divided(self, pinned: _pinned.Pinned, going: Progress) -> Finding:
+        severity, confidence = _outcome.verdict(pinned.records, going)
+        return Finding(
+            self.name,
+            severity,
+            pinned.summary,
+            (),
+            pinned.records[0].step,
+            pinned.records[-1].step,
+            (Cause("loss", pinned.why, share=1.0),),
+            confidence,
+            pinned.numbers,
         )
 
     def _squash(self, record: Record, answer: Answer) -> _Squash | None:

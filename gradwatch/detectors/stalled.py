@@ -10,7 +10,7 @@ from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import History
 from gradwatch.core.progress import Progress, progress
 from gradwatch.core.record import Parameter, Record
-from gradwatch.detectors import _outcome, _steps
+from gradwatch.detectors import _outcome, _slow, _steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,10 @@ class StalledUpdates:
     weights if they moved is seen from the same numbers: where it would not, the fault is elsewhere
     (a saturated output, a vanishing gradient), and this detector is silent. So it is while the loss
     falls, and for an ordinary warm-up, whose steps soon promise more.
+
+    In a training that has learnt little it is also said of steps that never reach a ten-thousandth
+    of the weights' size, and of a group with most of the weights whose rate is a hundredth of the
+    others' and less, so that it does not move.
 
     A learning rate that falls to nothing and stays there for half of the run while there is much
     left to learn is a schedule that ends too early. Weights that do not move at all although
@@ -40,10 +44,6 @@ class StalledUpdates:
     """Promise per step under which no usual length of a run is enough."""
     steps: int = 20
     """Optimizer steps before the promise is judged: a warm-up begins with little."""
-    response: float = 0.07
-    """Relative fall of the loss per relative movement of the weights; below it, the loss does not
-    depend on them (measured: 0.14 to 7 in trainings that a higher rate cures, at most 0.05 behind
-    outputs that are saturated or squashed)."""
     still: float = 1e-6
     """Update-to-weight ratio, per step, under which a weight counts as standing still (a thousandth
     is usual: Karpathy's CS231n)."""
@@ -60,10 +60,22 @@ class StalledUpdates:
         """Judge the run as of its latest exam."""
         going = progress(history)
         streak = _steps.since(history, self._stands_still)
-        found = self._promises_little(history, going)
+        found = self._slow(history, going) or self._promises_little(history, going)
         if _outcome.lasting(streak):
             found = self._ended(history, streak, going) or self._nothing(streak, going) or found
         return () if found is None else (found,)
+
+    def _slow(self, history: History, going: Progress) -> Finding | None:
+        """Something moves, and it would take ten times as long."""
+        if going.moving or not _outcome.learns_little(history, going):
+            return None
+        warning, walk = Severity.WARNING, _steps.walk(history)
+        text, layers = _slow.part(history)
+        if not text and self._promises_little(history, going) is None:
+            text = _slow.everywhere(history)
+        if not text:
+            return None
+        return _finding(history.records, warning, "learning-rate", text, going, walk, layers)
 
     def _ended(
         self, history: History, streak: tuple[Record, ...], going: Progress
@@ -121,7 +133,7 @@ class StalledUpdates:
                 return None
             return _finding(records, Severity.WARNING, "learning-rate", text, going, walk)
         enough = min(self.promise, self.per_step * walk.steps)
-        if not 0 < walk.promise < enough or walk.response < self.response:
+        if not 0 < walk.promise < enough or walk.response < _slow.RESPONSE:
             return None
         hopeless = walk.promise < self.hopeless * walk.steps
         sure = hopeless and going.moving is False and going.skill is not None
@@ -141,8 +153,9 @@ def _finding(
     text: str,
     going: Progress,
     walk: _steps.Walk | None = None,
+    layers: tuple[str, ...] = (),
 ) -> Finding:
-    largest = _largest(records[-1:])
+    largest = _largest(records[-1:], layers)
     how = f"the largest change is {largest:.2g} of a weight's size in a step"
     numbers = {"ratio": largest}
     if walk is not None:
@@ -150,7 +163,7 @@ def _finding(
         if walk.promise is not None:
             how += f", and all {walk.steps} steps promised the loss a fall of {walk.promise:.2%}"
             numbers["promise"] = walk.promise
-    layers = _outcome.owners(parameter for parameter, _ in _measured(records[-1]))
+    layers = layers or _outcome.owners(parameter for parameter, _ in _measured(records[-1]))
     return Finding(
         StalledUpdates.name,
         severity,
@@ -168,8 +181,9 @@ def _weights(record: Record) -> dict[str, float]:
     return {p.name: p.weight.squares for p, _ in _measured(record) if p.weight is not None}
 
 
-def _largest(records: tuple[Record, ...]) -> float:
-    return max((ratio for record in records for _, ratio in _measured(record)), default=0.0)
+def _largest(records: tuple[Record, ...], layers: tuple[str, ...] = ()) -> float:
+    found = [one for record in records for one in _measured(record)]
+    return max((r for p, r in found if not layers or _outcome.owner(p) in layers), default=0.0)
 
 
 def _measured(record: Record) -> list[tuple[Parameter, float]]:

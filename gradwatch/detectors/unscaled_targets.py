@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
+
+import numpy as np
 
 from gradwatch.core.answer import Answer, heads
 from gradwatch.core.answers import answers
@@ -15,6 +17,11 @@ from gradwatch.core.losses import ABSOLUTE_ERROR, SQUARED_ERROR
 from gradwatch.core.progress import Progress, progress
 from gradwatch.core.record import Record
 from gradwatch.detectors import _ending, _outcome
+
+FEW: Final = 0.1
+"""Part of a batch's targets that are its outliers, at most ..."""
+GAP: Final = 8
+"""... and how many octaves under the largest the others end: a factor of 32 with nothing in it."""
 
 Seen = tuple[Record, Answer]
 
@@ -84,6 +91,7 @@ class UnscaledTargets:
             (known[0][0].step, history.last_step),
             f"Diverged: {going.text}.",
             {"times": born},
+            few=_few(known[0][0]),
         )
 
     def _far(self, known: Sequence[Seen], going: Progress) -> tuple[Finding, ...]:
@@ -93,7 +101,10 @@ class UnscaledTargets:
         if born < self.large or _ending.bounded(last) is not None:
             return ()
         if latest.kind == SQUARED_ERROR:
-            size, off = latest.rms / latest.target_rms, latest.residual / latest.target_rms
+            size, off = (
+                latest.rms / latest.target_rms,
+                latest.residual / latest.target_rms,
+            )
             spread = latest.varying / latest.target_varying if _real(latest) else 1.0
         else:  # of an absolute error only its own size is known
             size = spread = latest.rms / latest.residual
@@ -108,6 +119,7 @@ class UnscaledTargets:
             (first.step, last.step),
             confidence,
             {"times": born, "size": size, "error": off},
+            few=_few(first),
         )
 
     def _lost(self, known: Sequence[Seen], going: Progress) -> tuple[Finding, ...]:
@@ -179,10 +191,29 @@ class UnscaledTargets:
         steps: tuple[int, int],
         confidence: str,
         numbers: dict[str, float],
+        few: int = 0,
     ) -> tuple[Finding, ...]:
         why = "The targets are not scaled to what a net gives, which is of about size one."
         cause = Cause("data-scale", why, share=1.0)
+        if few:
+            why = f"All that is {few} targets of a batch: a code for missing values, or a mistake."
+            cause = Cause("data", why, share=1.0)
         return (Finding(self.name, severity, summary, (), *steps, (cause,), confidence, numbers),)
+
+
+def _few(record: Record) -> int:
+    """Return how many targets of the batch are out of all proportion, if they are few: the gradient
+    of a squared error is the error of each answer."""
+    gradients = [c.grad_output for c in record.calls if c.parent is None and c.grad_output]
+    if not gradients or not gradients[-1].peak:
+        return 0
+    octaves = gradients[-1].octaves
+    top = int(np.flatnonzero(octaves)[-1])
+    above, gap = (
+        int(octaves[max(0, top - 2) :].sum()),
+        octaves[max(0, top - GAP) : max(0, top - 2)],
+    )
+    return above if above <= FEW * octaves.sum() and not gap.any() else 0
 
 
 def _real(answer: Answer) -> bool:

@@ -9,7 +9,7 @@ from typing import ClassVar, Final
 
 from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import History
-from gradwatch.core.progress import Progress, progress
+from gradwatch.core.progress import Progress, progress, takes_turns
 from gradwatch.core.record import Record
 from gradwatch.detectors import _depth, _outcome
 from gradwatch.detectors._depth import Streak, Trend
@@ -100,6 +100,8 @@ class VanishingGradient:
     ) -> tuple[Severity, str]:
         if _outcome.learns(history, going):
             return Severity.NOTE, f"It learns in spite of it: {going.text}."
+        if going.moving is None and takes_turns(history):
+            return Severity.NOTE, f"{going.text}."
         by_size = bool(causes) and causes[0].name == "init"
         grown = self._grown(streak)
         lasting = len(streak.records) >= self.critical_exams and streak.steps >= self.stuck_steps

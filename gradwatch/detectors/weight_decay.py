@@ -11,7 +11,7 @@ from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import History
 from gradwatch.core.progress import Progress, progress
 from gradwatch.core.record import Group, Parameter, Record
-from gradwatch.detectors import _outcome, _steps
+from gradwatch.detectors import _depth, _outcome, _penalty, _steps
 
 DECOUPLED: Final = ("W", "Lion", "Adafactor", "LAMB", "Lamb", "LARS", "Muon")
 """Ends of the class names of optimizers that decay the weight itself (Loshchilov & Hutter 2019);
@@ -21,6 +21,9 @@ the others add the decay to the gradient."""
 @dataclass(frozen=True, slots=True)
 class WeightDecayDominates:
     """Most of a step only makes the weights smaller, and they did become so.
+
+    A penalty on the squared weights in the loss counts as decay, too: it is what the loss is more
+    than that of the answers, in the same proportion to the weights' squares in all exams.
 
     What decay does is compared with what the gradient does: weight decay times the weight with the
     gradient where decay is added to it (SGD, Adam), and the decay's step with the whole step where
@@ -36,6 +39,8 @@ class WeightDecayDominates:
     (measured: at most 0.4 in healthy trainings that are not done)."""
     shrunk: float = 0.7
     """Size of the typical weight, as a part of what it began with."""
+    drop: float = 2.5
+    """Decades that the gradient of a first step may lose over depth: more is a fault of its own."""
     learnt: float = 0.5
     """Part of the way to the right answers after which it is no fault."""
 
@@ -46,15 +51,26 @@ class WeightDecayDominates:
             for parameter in record.parameters:
                 if parameter.weight is not None:
                     born.setdefault(parameter.name, parameter.weight.rms)
-        streak = _steps.since(history, lambda record: self._dominates(record))
+        penalty = _penalty.strength(history)
+        streak = tuple(
+            _penalty.as_decay(record, penalty)
+            for record in _steps.since(
+                history, lambda record: self._dominates(_penalty.as_decay(record, penalty))
+            )
+        )
+        trend = _depth.trend(history.records[0]) if streak else None
+        if trend is not None and trend.drop > self.drop:
+            return ()  # next to a gradient that is lost on its way any decay is strong
         going = progress(history)
         if not streak or not (size := _size(streak[-1], born)) < self.shrunk:
             return ()
         if going.moving and (going.skill is None or going.skill > self.learnt):
             return ()
-        return (self._finding(streak, size, going),)
+        return (self._finding(streak, size, going, penalty),)
 
-    def _finding(self, streak: tuple[Record, ...], size: float, going: Progress) -> Finding:
+    def _finding(
+        self, streak: tuple[Record, ...], size: float, going: Progress, penalty: float
+    ) -> Finding:
         latest = streak[-1]
         ratio = median(_ratios(latest))
         decay = max(group.weight_decay or 0.0 for _, group in _decayed(latest))
@@ -62,7 +78,10 @@ class WeightDecayDominates:
         layers = _outcome.owners(parameter for parameter, _ in _decayed(latest))
         cause = Cause(
             "optimizer",
-            f"A weight decay of {decay:.2g} does {ratio:.2g} times what the gradient does.",
+            f"The loss holds {penalty:.2g} times the sum of the squared weights, and that makes "
+            f"{ratio:.0%} of the gradient."
+            if penalty
+            else f"A weight decay of {decay:.2g} does {ratio:.2g} times what the gradient does.",
             layers,
             share=1.0,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -12,7 +12,7 @@ from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import History
 from gradwatch.core.progress import progress
 from gradwatch.core.record import ZERO_GRADIENT, Call, Parameter, Record
-from gradwatch.detectors import _depth, _ending, _groups, _outcome
+from gradwatch.detectors import _depth, _ending, _experts, _groups, _outcome
 
 PRODUCTS: Final = frozenset({"mul", "bmm", "mm", "baddbmm", "matmul", "linear", "Bilinear"})
 """Operations whose gradient is zero on both sides if both factors are."""
@@ -31,8 +31,8 @@ class ZeroGradient:
     out of the loss, it is the loss.
 
     Weights that start at zero gradient and get one later, as behind a head of zeros, are not meant;
-    nor are dead rectifiers, functions that are saturated, half precision that underflows, and heads
-    whose loss is switched off in a training that learns.
+    nor are experts to whom no sample is sent, dead rectifiers, functions that are saturated, half
+    precision that underflows, and heads whose loss is switched off in a training that learns.
     """
 
     name: ClassVar[str] = "zero-gradient"
@@ -49,10 +49,11 @@ class ZeroGradient:
         records = [record for record in history if any(p.gradient for p in record.parameters)]
         if not _outcome.lasting(records):
             return ()
+        latest = records[-1]
         names = _always_zero(records)
+        names -= set(_unasked(latest, names))
         if not names:
             return ()
-        latest = records[-1]
         sizes = {p.name: math.prod(p.shape) for p in latest.parameters if p.trainable}
         share = sum(sizes.get(name, 0) for name in names) / max(1, sum(sizes.values()))
         stops = _stops(latest)
@@ -96,6 +97,19 @@ def _always_zero(records: Sequence[Record]) -> set[str]:
                 reached.setdefault(p.name, []).append(record)
                 alive |= {p.name} - zero
     return {name for name, seen in reached.items() if _outcome.lasting(seen)} - alive
+
+
+def _unasked(record: Record, names: set[str]) -> Iterator[str]:
+    """Yield those of experts to whom no sample is sent while others get one: theirs is zero."""
+    for mixture in _experts.mixtures(record):
+        inside = {
+            p.name: expert
+            for p in record.parameters
+            for expert in mixture.experts
+            if p.name.startswith(f"{expert}.")
+        }
+        asked = {expert for name, expert in inside.items() if name not in names}
+        yield from (name for name, expert in inside.items() if asked and expert not in asked)
 
 
 def _zero(record: Record) -> list[Parameter]:

@@ -103,6 +103,7 @@ def _moments(y: Tensor, g: Tensor) -> dict[str, Tensor]:
     """Sum over the entries that the loss reads: those whose gradient is not zero, if there are."""
     varying = (y - y.mean(0)).square().mean().sqrt()
     ends = {"low": y.min(), "high": y.max(), "varying": varying}
+    backwards = _backwards(*((y[:, 0], g[:, 0]) if y.shape[1] == 1 else _picked(y, g)))
     asked = (g != 0).double()
     asked = torch.where(asked.any(), asked, torch.ones_like(asked))
     each = asked.sum(0)
@@ -129,4 +130,23 @@ def _moments(y: Tensor, g: Tensor) -> dict[str, Tensor]:
         "covariance": (centred * tilted).sum(),
         "var_gradient": tilted.square().sum(),
         "uneven": spread.sqrt() / mean,
+        "backwards": backwards,
     }
+
+
+def _picked(y: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the one entry of each row that the loss reads, as where it gathers them, and its
+    gradient; that is NaN where it reads several."""
+    read = g != 0
+    output, slope = (y * read).sum(1), g.sum(1)
+    first = read.any(1).double().argmax()
+    output = torch.where(read.any(1), output, output[first])
+    slope = torch.where(read.any(1), slope, slope[first])
+    return output, torch.where((read.sum(1) <= 1).all(), slope, torch.nan)
+
+
+def _backwards(y: Tensor, g: Tensor) -> Tensor:
+    """By how much the gradient falls, in all, where the output rises, relative to its range: 0 for
+    a gradient that depends on the output alone, as if all samples had one and the same target."""
+    slope = g[y.argsort()].diff()
+    return -slope.clamp(max=0).sum() / (g.max() - g.min())

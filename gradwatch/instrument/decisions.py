@@ -50,6 +50,15 @@ def of_yes_or_no(y: Tensor, g: Tensor) -> dict[str, Tensor]:
     probable["prob_error"] = torch.where(inside, probable["prob_error"], torch.nan)
     generator = -s * asked
     found["minimax"] = torch.where((generator * g).sum() > 0, misfit(generator, g), torch.nan)
+    # With a minus before it, the signs of the gradient tell the opposite.
+    contrary = (g > 0).double()
+    against = misfit((contrary - p) * asked, slope)
+    each = -torch.special.xlogy(contrary, p) - torch.special.xlogy(1 - contrary, 1 - p)
+    found["pagainst_error"] = torch.where(inside, against, torch.nan)
+    found["pagainst_loss"] = (each * asked).sum() / asked.sum()
+    found["bagainst_error"] = misfit((contrary - s) * asked, g)
+    each = F.binary_cross_entropy_with_logits(y, contrary, reduction="none")
+    found["bagainst_loss"] = (each * asked).sum() / asked.sum()
     found |= probable | _cooled_decisions(y, target, asked)
     for name in ("bce", "btwice", "bsquare", "bflat", "prob"):
         found[f"{name}_scale"] = found[f"{name}_scale"] * step

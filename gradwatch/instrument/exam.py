@@ -38,6 +38,7 @@ class _Merged:
     active: list[Active] = field(default_factory=list)
     common: list[float] = field(default_factory=list)
     times: list[NDArray[np.float64]] = field(default_factory=list)
+    drifts: list[float] = field(default_factory=list)
     dtype: str = ""
     training: bool = True
     through: list[float] = field(default_factory=list)
@@ -67,6 +68,7 @@ class _Merged:
             self.dtype,
             self.training,
             _over_time(self.times),
+            math.fsum(self.drifts) / len(self.drifts) if self.drifts else None,
         )
 
     def _gain(self, grad_output: Stats | None) -> tuple[float | None, str]:
@@ -121,6 +123,7 @@ def calls(seen: Sequence[Seen], numbers: Sequence[NDArray[np.float64]]) -> tuple
         ]
         call.common += [float(numbers[ticket][0]) for ticket in one.common]
         call.times += [numbers[ticket] for ticket in one.times]
+        call.drifts += [float(numbers[ticket][0]) for ticket in one.drifts]
         call.dtype = call.dtype or one.dtype
         call.training = one.training
         call.flows |= bool(one.flows)

@@ -37,7 +37,10 @@ class Examination:
         self._optimizers = tuple(optimizers)
         self._carried: int | None = None
         ids = frozenset(map(id, parameters.values()))
-        self.probe = Probe(layers, ids, guard, Hook(self, Examination._begin))
+        # Sharded ones are put together for the forward pass, and those are other parameters.
+        sharded = any(hasattr(parameter, "to_local") for parameter in parameters.values())
+        held = None if sharded else frozenset(_groups(self._optimizers))
+        self.probe = Probe(layers, ids, guard, Hook(self, Examination._begin), held)
         self.probe.install(modules)
         self._gradients: dict[str, int] = {}
         self._directions: dict[str, Tensor] = {}

@@ -28,8 +28,8 @@ def named(
 
 def misfit(expected: Tensor, g: Tensor) -> Tensor:
     """Root mean square of what is left when the gradient is scaled to what is expected, relative
-    to the expected: scale-free, and NaN for no gradient at all."""
-    fitted = g * ((expected * g).sum() / g.square().sum())
+    to the expected: scale-free, 1 for one of the opposite sign, and NaN for none at all."""
+    fitted = g * ((expected * g).sum() / g.square().sum()).clamp(min=0)
     return ((fitted - expected).square().sum() / expected.square().sum()).sqrt()
 
 

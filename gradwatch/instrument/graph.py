@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import Node, get_gradient_edge
 
 from gradwatch.instrument.kernel import observable
@@ -141,6 +141,16 @@ def operation(name: str) -> str:
     name = re.sub(r"Backward\d*$", "", name.rsplit("::", 1)[-1])
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().lstrip("_")
     return _NAMES.get(name, name)
+
+
+def foreign(node: Node | None, known: frozenset[int]) -> bool:
+    """Whether this edge leads straight to an `nn.Parameter` of at least two dimensions that is none
+    of these. What is made of several (a hypernetwork's weights) is not looked into."""
+    while node is not None and operation(node.name()) in PLUMBING:
+        inputs = [m for m, _ in node.next_functions if m is not None]
+        node = inputs[0] if len(inputs) == 1 else None
+    variable = getattr(node, "variable", None)
+    return isinstance(variable, nn.Parameter) and variable.ndim > 1 and id(variable) not in known
 
 
 class Signal:

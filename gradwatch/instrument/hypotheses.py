@@ -49,7 +49,7 @@ def of_classes(y: Tensor, g: Tensor) -> dict[str, Tensor]:
         "classes": y.new_tensor(float(y.shape[-1])),
         "part_of_rows": y.new_tensor(1 / step),
     }
-    found |= _cooled(y, label, counted)
+    found |= _cooled(y, label, counted) | _contrary(y, g, logs, counted)
     plain = _entropy(target.sum(0) / rows, rows)
     normal = (y.exp().sum(-1) - 1).abs().max()  # a log-likelihood is normalised
     error = torch.where(normal < 1e-2, misfit(-target, g), torch.nan)
@@ -111,6 +111,28 @@ def _smoothed(soft: Tensor, counted: Tensor) -> Tensor:
     low = (soft * (counted - mark)).sum() / rows / (classes - 1)
     left = (soft - (high * mark + low * (counted - mark))).square().sum() / soft.numel()
     return torch.where((low > 0) & (high > low), left.sqrt() / low, torch.nan)
+
+
+def _contrary(y: Tensor, g: Tensor, logs: Tensor, counted: Tensor) -> dict[str, Tensor]:
+    """Try the losses with a minus before them, and that of a policy, whose rows have a factor of
+    either sign each."""
+    p, rows = logs.exp(), counted.sum()
+    mark = torch.zeros_like(y).scatter_(-1, g.argmax(-1, keepdim=True), 1.0) * counted
+    largest = g.abs().argmax(-1, keepdim=True)  # 1 - p of a class is all other p together
+    expected = (p - torch.zeros_like(y).scatter_(-1, largest, 1.0)) * counted
+    factors = (expected * g).sum(-1, keepdim=True)
+    factors = factors / expected.square().sum(-1, keepdim=True).clamp(min=1e-300)
+    left = (g - factors * expected).square().sum() / g.square().sum()
+    normal = (y.exp().sum(-1) - 1).abs().max() < 1e-2
+    loss = -(logs * mark).sum() / rows
+    return {
+        "against_error": misfit(mark - p * counted, g),
+        "against_loss": loss,
+        "nagainst_error": torch.where(normal, misfit(mark, g), torch.nan),
+        "nagainst_loss": loss,
+        "turned_error": left.sqrt(),
+        "turned": (factors < 0).double().sum() / rows,
+    }
 
 
 def _cooled(y: Tensor, label: Tensor, counted: Tensor) -> dict[str, Tensor]:

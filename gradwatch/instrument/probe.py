@@ -29,6 +29,7 @@ from gradwatch.instrument.graph import Edge, Place
 from gradwatch.instrument.hooks import Hook, ModuleHooks
 from gradwatch.instrument.kernel import count_active, measure, observable
 from gradwatch.instrument.replay import Replay
+from gradwatch.instrument.running import drift
 from gradwatch.instrument.seen import Flow, Pass, Seen
 from gradwatch.instrument.transfer import Transfer
 
@@ -51,14 +52,18 @@ class Probe:
         parameters: frozenset[int],
         guard: Callable[[Callable[..., None]], Callable[..., None]],
         begun: Callable[[], None] = lambda: None,
+        held: frozenset[int] | None = frozenset(),
     ) -> None:
-        """`begun` is called when the first gradient of the step arrives anywhere."""
+        """`begun` is called when the first gradient of the step arrives anywhere; `held` are the
+        ids of the parameters that an optimizer holds, or None where the forward pass uses others in
+        their stead."""
         self.transfer = Transfer()
         self.seen: list[Seen] = []
         self.operations_left_out = 0
         self.backwards = 1
         self._layers = layers
         self._parameters = parameters
+        self._known = None if held is None else parameters | held
         self._threads = threading.local()
         self._hooks = ModuleHooks(self, guard(Probe._enter), guard(Probe._leave))
         self._modules: Mapping[str, nn.Module] = {}
@@ -148,6 +153,8 @@ class Probe:
                 if (base := graph.base_edge(tensor)) is not None:
                     seen.bases[edge] = base
         seen.training = self._modules[name].training
+        if (off := drift(self._modules[name], args)) is not None:
+            seen.drifts.append(self.transfer.add(off))
         seen.replay = Replay.of(self._modules[name], args, kwargs)
         seen.first = graph.next_number()
         state.low = min(state.low, seen.first)
@@ -271,7 +278,16 @@ class Probe:
                 for m, _ in node.next_functions
                 if (parameter := signal.parameter(m)) is not None and parameter.ndim > 1
             ]
-            layer = Layer(f"{counted}#{index}", kind, True, bool(shapes), (shapes or [()])[0])
+            given = owner.ins if owner is not None else frozenset()
+            foreign = self._known is not None and any(
+                graph.foreign(edge[0], self._known)
+                for edge in node.next_functions
+                if edge not in given
+            )
+            layer = Layer(
+                *(f"{counted}#{index}", kind, True, bool(shapes), (shapes or [()])[0]),
+                foreign=foreign,
+            )
             seen = Seen(layer, owner.index if owner is not None else 0, owner)
             seen.first = graph.number(node)
             seen.last = seen.first + 1
@@ -381,6 +397,7 @@ class Probe:
                 call.touched = self.backwards
                 if gradient is None:
                     continue
+                call.dtype = call.dtype or str(gradient.dtype).removeprefix("torch.")
                 if own is not None and own.total is not None:
                     whole, gradient = gradient, gradient - own.total
                     own.total = None

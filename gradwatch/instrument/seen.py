@@ -55,6 +55,7 @@ class Seen:
         "children",
         "common",
         "cut",
+        "drifts",
         "dtype",
         "ends",
         "entered",
@@ -101,6 +102,7 @@ class Seen:
         self.answered: dict[int, int] = {}
         self.replay: Replay | None = None
         self.times: list[int] = []
+        self.drifts: list[int] = []
 
     def forget(self) -> None:
         """Let go of the graph: a forward pass that no backward follows must not stay alive."""

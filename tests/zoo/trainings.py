@@ -86,6 +86,14 @@ def digit_scores() -> Batch:
     return inputs, 10.0 * nn.functional.one_hot(labels, 10)
 
 
+def digit_ink() -> Batch:
+    """The same vectors, with the ink of the lower half over that of the upper one to be regressed:
+    targets of shape [N]."""
+    inputs, _ = digit_vectors()
+    ink = inputs[:, 32:].mean(1) - inputs[:, :32].mean(1)
+    return inputs, (ink - ink.mean()) / ink.std()
+
+
 def digit_images() -> Batch:
     """Handwritten digits as 8x8 images of one channel."""
     inputs, labels = digit_vectors()
@@ -384,6 +392,13 @@ class DetachedState(nn.Module):
         return self.head(state)  # type: ignore[no-any-return]
 
 
+class EachToEach(nn.Module):
+    """A squared error that lets outputs of shape [N, 1] and targets of shape [N] broadcast."""
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs - targets).square().mean()
+
+
 class ScaledLoss(nn.Module):
     """Cross-entropy that is a thousand times larger in one step: as an outlier makes it."""
 
@@ -564,6 +579,16 @@ SICK: dict[str, Training] = {
     "spike": Training(
         lambda: mlp(3, nn.ReLU), digit_vectors, loss=ScaledLoss(50, 1000.0), steps=90
     ),
+    "targets-broadcast": Training(
+        lambda: nn.Sequential(mlp(2, nn.ReLU), nn.Linear(10, 1)),
+        digit_ink,
+        learning_rate=3e-3,
+        optimizer=ADAM,
+        loss=EachToEach(),
+    ),
+    "running-statistics-fixed": Training(
+        lambda: with_module(mlp(2, nn.ReLU), 0, nn.BatchNorm1d(64, momentum=0.0)), unscaled_vectors
+    ),
     "nan-forward": Training(
         lambda: with_module(mlp(3, nn.ReLU), 4, NanForward(37)), digit_vectors, steps=45
     ),
@@ -571,4 +596,4 @@ SICK: dict[str, Training] = {
         lambda: with_module(mlp(3, nn.ReLU), 4, NanBackward(37)), digit_vectors, steps=45
     ),
 }
-"""They do not learn, and each for a reason of its own."""
+"""They do not learn, or not what is evaluated later, and each for a reason of its own."""
