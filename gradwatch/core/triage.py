@@ -33,7 +33,7 @@ FOLLOWS: Final[dict[str, frozenset[str]]] = {
     "disconnected-parameters": STUCK | {"symmetric-units"},
     "disconnected-state": STUCK,
     "forgotten-parameters": STUCK | {"symmetric-units"},
-    "zero-gradient": STUCK | {"symmetric-units"},
+    "zero-gradient": (STUCK - {"vanishing-over-time"}) | {"symmetric-units"},
     "accumulating-gradients": THROWN | STUCK | {"always-clipped"},
     "ascending-loss": THROWN | STUCK | {"always-clipped", "epsilon-dominates"},
     "weight-decay-dominates": STUCK

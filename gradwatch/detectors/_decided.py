@@ -73,7 +73,8 @@ def confident(
 
     def bad(one: Seen) -> bool:
         answer = one[1]
-        return answer.kind == CROSS_ENTROPY and answer.loss >= wrong * answer.constant > 0
+        still = wrong if one is seen[0] else wrong / 2
+        return answer.kind == CROSS_ENTROPY and answer.loss >= still * answer.constant > 0
 
     found = streak(seen, bad)
     if not found or found[0][0] is not seen[0][0]:
@@ -85,7 +86,10 @@ def confident(
     if bits >= rescaled:
         cause, layers = "loss", where
         why = f"The logits are made {2.0**bits:.3g} times larger in `{where[-1]}`."
-    elif last is not None and (times > wrong if times is not None else answer.rms >= large):
+    elif last is not None and (
+        # At birth, half of what trained nets reach is too sure already.
+        times > wrong if times is not None else answer.rms >= large / 2
+    ):
         cause, layers = "init", (last.layer.name,)
         much = "too large" if times is None else f"{times:.3g} times larger than 1 / sqrt(fan-in)"
         why = f"The last weights are {much}."

@@ -38,6 +38,11 @@ def lasting(records: Iterable[Record]) -> bool:
     return len(steps) >= LASTING_EXAMS and steps[-1] - steps[0] >= LASTING_STEPS
 
 
+def seen_enough(history: History, records: Iterable[Record]) -> bool:
+    """Whether they last; a check-up has one exam, and what that shows is a prediction."""
+    return history.checkup or lasting(records)
+
+
 def latest_streak(history: History, bad: Callable[[Record], bool]) -> tuple[Record, ...]:
     """Return the exams at the end of the history that are all bad, oldest first."""
     return tuple(takewhile(bad, reversed(history.records)))[::-1]
@@ -121,3 +126,14 @@ def move(record: Record, layers: Iterable[str]) -> float | None:
         if owner(parameter) in wanted and parameter.update_ratio is not None
     ]
     return median(ratios) if ratios else None
+
+
+def changed(history: History) -> set[str]:
+    """Return the parameters whose values differ between exams: somebody sets them, as those of a
+    running average, or those that are copied from a master in single precision."""
+    seen: dict[str, set[tuple[float, float]]] = {}
+    for record in history:
+        for parameter in record.parameters:
+            if (weight := parameter.weight) is not None:
+                seen.setdefault(parameter.name, set()).add((weight.squares, weight.total))
+    return {name for name, weights in seen.items() if len(weights) > 1}

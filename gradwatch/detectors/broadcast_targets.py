@@ -52,6 +52,9 @@ class BroadcastTargets:
     steps: int = 40
     """Steps that it must have lasted to be critical though the loss falls."""
 
+    fallen: float = 0.9
+    """Part of the loss that is gone where nobody can speak of a mean that is all that is learnt."""
+
     def __call__(self, history: History) -> tuple[Finding, ...]:
         """Judge all exams: the shapes do not change during a run."""
         seen: list[tuple[Record, Target]] = []
@@ -76,6 +79,8 @@ class BroadcastTargets:
             shown = not going.moving or sum(t.shape == "rising" for t in targets) >= self.many
             found = one_size and shown and self._changes(targets)
         records = tuple(record for record, _ in seen)
+        if going.moving and going.begin > 0 and going.fall >= self.fallen * going.begin:
+            return ()
         if not found or not _outcome.lasting(records):
             return ()
         long = records[-1].step - records[0].step >= self.steps

@@ -54,7 +54,7 @@ class DisconnectedParameters:
             return ()
         flow = _connection.Flow(latest, pulses)
         wanted = {p.name for p in latest.parameters if p.held is not False}
-        wanted -= _set(history).intersection(flow.missed)
+        wanted -= _outcome.changed(history).intersection(flow.missed)
         cuts = _cuts(flow, history, wanted)
         certain = {name for _, names in cuts for name in names}
         going = progress(history)
@@ -72,7 +72,9 @@ class DisconnectedParameters:
         cut_off = tuple(layer for layer in layers if layer in called) or layers
         stuck = going.moving is False and _outcome.lasting(history)
         moves = any(p.update is not None and p.update.squares for p in latest.parameters)
-        if share == 1 and not (going.moving and moves):
+        if share == 1 and going.moving and not held:
+            severity = Severity.NOTE  # by gradients that are in no `.grad`: torch.autograd.grad()
+        elif share == 1 and not (going.moving and moves):
             severity = Severity.CRITICAL
         elif certain:
             severity = Severity.CRITICAL if stuck else Severity.WARNING
@@ -161,17 +163,6 @@ def _cuts(
             )
             cuts.append((_connection.Cut((mixture.router.layer.name,), text), own))
     return cuts
-
-
-def _set(history: History) -> set[str]:
-    """Return the parameters that have changed between exams. Without a gradient no optimizer does
-    that: somebody sets them, as those of a running average."""
-    seen: dict[str, set[tuple[float, float]]] = {}
-    for record in history:
-        for parameter in record.parameters:
-            if (weight := parameter.weight) is not None:
-                seen.setdefault(parameter.name, set()).add((weight.squares, weight.total))
-    return {name for name, weights in seen.items() if len(weights) > 1}
 
 
 def _in(cut: _connection.Cut, parameter: str) -> bool:

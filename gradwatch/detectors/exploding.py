@@ -19,6 +19,8 @@ from gradwatch.detectors._inquest import Inquest
 
 EARLY_PULSES: Final = 5
 """The median norm of so many first steps is what growth in time is measured against."""
+UNBOUNDED: Final = ("pow", "square", "exp", "expm1", "sinh", "cosh")
+"""Functions whose slope grows with what comes in."""
 LOSS_GROWTH: Final = 10.0
 """Growth in time counts only if the loss, too, rose to so many times its beginning."""
 
@@ -171,6 +173,10 @@ def _why_over_time(history: History, since: int, begin: float, peak: float) -> C
     if targets is not None:
         text = f"The targets differ by {targets:.3g}, and should by about 1; {rose}."
         return Cause("data-scale", text, share=1.0)
+    if strange := [c.layer.name for c in born.calls if c.layer.kind in UNBOUNDED]:
+        names = tuple(dict.fromkeys(strange))
+        text = f"{_depth.listed(names)} grow faster than what they are given; {rose}."
+        return Cause("activation", text, names, share=1.0)
     if unfit := _norms.unfit(_norms.norms(born)):
         return Cause("normalisation", f"{unfit[:-1]}; {rose}.", share=1.0)
     text = f"It was not born so: the steps are too large, {rose}."

@@ -48,7 +48,7 @@ class ForgottenParameters:
         if latest is None or not _outcome.lasting(streak):
             return _foreign(history)
         record = streak[-1]
-        taken = {p.name for p in latest.parameters if p.held}
+        taken = {p.name for p in latest.parameters if p.held} | _outcome.changed(history)
         forgotten = [p for p in _forgotten(record) if p.name not in taken]
         if not forgotten:
             return _foreign(history)
@@ -86,7 +86,7 @@ class ForgottenParameters:
                 record.step,
                 (
                     Cause(
-                        "optimizer",
+                        "disconnection",
                         "They were not among the parameters that the optimizer was made with, or "
                         "they were replaced or added after it was made.",
                         layers,
@@ -160,7 +160,7 @@ def _foreign(history: History) -> tuple[Finding, ...]:
             names,
             streak[0].step,
             latest.step,
-            (Cause("optimizer", text, names, share=1.0),),
+            (Cause("disconnection", text, names, share=1.0),),
             f"Seen in the autograd graph of {len(streak)} examined steps; {going.text}.",
             {"operations": float(len(names))},
         ),

@@ -9,11 +9,11 @@ from typing import ClassVar
 
 from gradwatch.core.answer import Answer
 from gradwatch.core.answers import answers
-from gradwatch.core.finding import Cause, Finding, Severity
+from gradwatch.core.finding import Finding, Severity
 from gradwatch.core.history import History
 from gradwatch.core.progress import Progress, progress, takes_turns
 from gradwatch.core.record import Record
-from gradwatch.detectors import _outcome
+from gradwatch.detectors._suspects import suspect
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,9 @@ class LearnsNothing:
 
     Hard tasks have plateaus, so that it takes 50 steps, a loss that does not fall, and the average
     over all exams of that time. It is critical when the second half of at least 100 steps has
-    brought nothing. If the updates are of an ordinary size, the suspicion falls on the data: labels
-    that do not belong to the inputs, or inputs that say nothing of them.
+    brought nothing. The cause is a suspicion: steps, inputs, weights or a number format that are
+    out of the ordinary; else the data, labels that do not belong to the inputs, or inputs that say
+    nothing of them.
     """
 
     name: ClassVar[str] = "learns-nothing"
@@ -52,10 +53,6 @@ class LearnsNothing:
     flat: float = 0.05
     """Where a constant answer's loss is not known: the part of its beginning by which a loss may
     have changed and still count as staying."""
-    slow: float = 1e-5
-    """Typical update-to-weight ratio under which the steps are too small ..."""
-    fast: float = 0.1
-    """... and above which they are too large."""
 
     def __call__(self, history: History) -> tuple[Finding, ...]:
         """Judge all exams since the first steps."""
@@ -99,7 +96,7 @@ class LearnsNothing:
                 (),
                 next((r.step for r, _ in seen if r.step >= self.steps), seen[-1][0].step),
                 seen[-1][0].step,
-                (self._cause(seen[-1][0]),),
+                (suspect(history.records[0], seen[-1][0]),),
                 f"Over {len(seen)} exams; {going.text}.",
                 {"skill": late, "constant": constant},
             ),
@@ -119,7 +116,7 @@ class LearnsNothing:
         _, losses = history.losses()
         stays = going.moving is False and going.begin > 0 and not going.diverged
         flat = stays and abs(going.fall) <= self.flat * going.begin and float(losses.min()) > 0
-        if latest is None or not flat or history.last_step + 1 < self.long:
+        if latest is None or not flat or _error_falls(history) or history.last_step + 1 < self.long:
             return ()
         return (
             Finding(
@@ -130,25 +127,18 @@ class LearnsNothing:
                 (),
                 min(self.long, latest.step),
                 latest.step,
-                (self._cause(latest),),
+                (suspect(history.records[0], latest),),
                 f"{going.text.capitalize()}; what a constant answer would have is not known.",
                 {"fall": going.fall / going.begin},
             ),
         )
 
-    def _cause(self, record: Record) -> Cause:
-        ratios = [p.update_ratio for p in _outcome.weights(record) if p.update_ratio is not None]
-        typical = median(ratios) if ratios else None
-        if typical is not None and not self.slow < typical < self.fast:
-            size = "small" if typical <= self.slow else "large"
-            text = f"The steps are too {size}: the typical weight changes by {typical:.2g} in one."
-            return Cause("learning-rate", text, share=1.0)
-        return Cause(
-            "data",
-            "Weights, gradients and steps are of ordinary size: perhaps the labels do not belong "
-            "to the inputs, or the inputs say nothing of them.",
-            share=1.0,
-        )
+
+def _error_falls(history: History) -> bool:
+    """Whether the gradient at the output has become smaller all the same: something that does not
+    change may have been added to the loss."""
+    sizes = [a.size for _, a in answers(history) if a.size > 0]
+    return len(sizes) >= 6 and median(sizes[-3:]) < 0.8 * median(sizes[:3])
 
 
 def _skill(found: Sequence[Answer]) -> float:

@@ -80,7 +80,8 @@ class NonFinite:
             return latest is not None and not _origin.bad_gradients(latest)
         rare = not bad[-1] and sum(bad[-2 * self.patience :]) <= self.rare
         nans = sum(p.loss_known and math.isnan(p.loss) for p in history.pulses)
-        return rare or not (any(bad[-self.recent :]) or nans >= max(5, self.often * len(bad)))
+        often = nans >= max(5, self.often * len(bad))
+        return not often and (rare or not any(bad[-self.recent :]))
 
     def _severity(self, history: History, step: int) -> Severity:
         """It is certain to be lost, unless somebody skips the steps in which this happens."""

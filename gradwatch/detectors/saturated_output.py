@@ -67,21 +67,23 @@ class SaturatedOutput:
             return ()
         for look in (_saturated.out_of_reach, _saturated.below_zero):
             sight = look(seen, self.beyond) if (going.skill or 0.0) < 0.5 else None
-            if sight and (found := self._found(sight, going, patient=True, stubborn=True)):
+            if sight and (
+                found := self._found(sight, going, patient=not history.checkup, stubborn=True)
+            ):
                 return found
         if sight := _decided.decided_policy(seen, self.decided, self.large):
             signed = bool((history.losses()[1] <= 0).any())  # a policy's loss says nothing
-            return self._found(sight, going, patient=True, stubborn=signed)
+            return self._found(sight, going, patient=not history.checkup, stubborn=signed)
         if sight := _decided.sure_discriminator(seen, self.sure, self.moved):
-            return self._found(sight, going, patient=True, stubborn=True)
+            return self._found(sight, going, patient=not history.checkup, stubborn=True)
         if going.moving or (going.skill or 0.0) > 0.05:
             return ()
         if sight := _saturated.flat_end(seen, self.bits):
             return self._found(sight, going)
         if sight := _saturated.flat_outside(seen, self.flat, self.decided / 10):
-            return self._found(sight, going, patient=True)
+            return self._found(sight, going, patient=not history.checkup)
         if sight := _decided.confident(seen, self.wrong, self.rescaled, self.large, _last_factor):
-            return self._found(sight, going, patient=True)
+            return self._found(sight, going, patient=not history.checkup)
         return ()
 
     def _found(

@@ -56,6 +56,8 @@ class SquashedLogits:
     """Part of a constant answer's loss that a multiple of the same logits has to save."""
     temperature: float = -3.3
     """Bits by which products after the last weights make the logits smaller: a tenth."""
+    rise: float = 0.01
+    """Skill gained since the start with which an answer that is still nothing is on its way."""
     small: float = 0.5
     """Standard deviation of logits over the batch that is too small to tell classes apart."""
 
@@ -74,9 +76,13 @@ class SquashedLogits:
             streak.insert(0, (record, answer, squash))
         if not streak:
             return ()
+        since = [record for record, _, _ in found if record.step >= streak[0][0].step]
+        if 2 * len(streak) < len(since):  # a single exam looked like such a loss
+            return ()
         records = tuple(record for record, _, _ in streak)
         _, answer, squash = streak[-1]
-        if not squash.certain and not self._suffers(streak, going):
+        predicted = history.checkup and not squash.fixed
+        if not squash.certain and not predicted and not self._suffers(streak, going):
             return ()
         severity, confidence = self._verdict(records, going)
         floor = self._floor(answer, squash.width)
@@ -143,13 +149,18 @@ class SquashedLogits:
     def _suffers(self, streak: list[tuple[Record, Answer, _Squash]], going: Progress) -> bool:
         """Whether the range is what holds it back: the logits press against it."""
         latest = streak[-3:]
-        if not _outcome.lasting([record for record, _, _ in streak]):
+        if not _outcome.lasting([record for record, _, _ in streak]) or self._rises(streak):
             return False
         if all(self._floor(a, s.width) < self.floor * a.constant for _, a, s in latest):
             return False
         if not latest[-1][2].fixed:
             return going.moving is False
         return self._pressing(latest)
+
+    def _rises(self, streak: list[tuple[Record, Answer, _Squash]]) -> bool:
+        """Whether the answers become better, slowly and all the time: logits grow in the end."""
+        skills = [answer.skill or 0.0 for _, answer, _ in streak]
+        return skills[-1] == max(skills) and skills[-1] - skills[0] > self.rise
 
     def _pressing(self, latest: list[tuple[Record, Answer, _Squash]]) -> bool:
         return all(a.loss - a.cool_loss > self.gain * a.constant for _, a, _ in latest)

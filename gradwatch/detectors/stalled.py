@@ -107,7 +107,7 @@ class StalledUpdates:
             )
         elif not rates:
             name, text = (
-                "optimizer",
+                "disconnection",
                 "Nothing is done with the gradients: step() is not called, or on an optimizer that "
                 "does not hold these parameters.",
             )

@@ -47,6 +47,8 @@ class UnscaledTargets:
 
     large: float = 30.0
     """Size of the targets over that of the outputs of a net as it was born, at least 1."""
+    far: float = 100.0
+    """The same with which a check-up, which sees no step, says that they will not be reached."""
     early: int = 5
     """Last step at which the outputs are those of a net as it was born."""
     steps: int = 50
@@ -74,9 +76,26 @@ class UnscaledTargets:
         if going.diverged:
             return self._thrown(known, history, going)
         records = tuple(record for record, _ in known)
+        if history.checkup:
+            return self._born(*known[0])
         if going.moving or (going.skill or 0.0) > 0.05 or not _outcome.lasting(records):
             return ()
         return self._far(known, going) or self._lost(known, going)
+
+    def _born(self, record: Record, birth: Answer) -> tuple[Finding, ...]:
+        """What a check-up can tell: the first steps will be as large as the targets are."""
+        times = self._times(birth)
+        tiny = _real(birth) and birth.target_varying * self.tiny**2 < min(1.0, birth.rms)
+        if _ending.bounded(record) is not None or (times < self.far and not tiny):
+            return ()
+        size = f"{times:.3g} times larger" if times >= self.far else "far smaller"
+        return self._finding(
+            Severity.WARNING,
+            f"the targets are {size} than the first outputs",
+            (record.step, record.step),
+            "A prediction at initialisation.",
+            {"times": times},
+        )
 
     def _thrown(
         self, known: Sequence[Seen], history: History, going: Progress

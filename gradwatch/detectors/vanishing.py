@@ -101,7 +101,8 @@ class VanishingGradient:
         if _outcome.learns(history, going):
             return Severity.NOTE, f"It learns in spite of it: {going.text}."
         if going.moving is None and takes_turns(history):
-            return Severity.NOTE, f"{going.text}."
+            steep = streak.trend.drop >= self.critical_decades
+            return Severity.WARNING if steep else Severity.NOTE, f"{going.text}."
         by_size = bool(causes) and causes[0].name == "init"
         grown = self._grown(streak)
         lasting = len(streak.records) >= self.critical_exams and streak.steps >= self.stuck_steps

@@ -47,10 +47,10 @@ class ZeroGradient:
     def __call__(self, history: History) -> tuple[Finding, ...]:
         """Look at all exams: a gradient in one of them is enough."""
         records = [record for record in history if any(p.gradient for p in record.parameters)]
-        if not _outcome.lasting(records):
+        if not records or not _outcome.seen_enough(history, records):
             return ()
         latest = records[-1]
-        names = _always_zero(records)
+        names = _always_zero(records, once=history.checkup)
         names -= set(_unasked(latest, names))
         if not names:
             return ()
@@ -59,11 +59,14 @@ class ZeroGradient:
         stops = _stops(latest)
         inner = _inner(latest, names)
         cause = _cause(latest, stops, inner)
+        if history.checkup and cause is not None and (cause.name == "init" and share < 1):
+            return ()  # behind a head or in branches of zeros they get one after the first step
         going = progress(history)
         least = self.inner if inner else self.share
-        if cause is None or share < least or (not stops and not inner and going.moving):
+        whole = share == 1 and not history.checkup  # whatever moves the loss, no weight does
+        if cause is None or share < least or not (stops or inner or whole or not going.moving):
             return ()
-        if going.moving is False and (share >= self.half or stops):
+        if whole or (going.moving is False and (share >= self.half or stops)):
             severity = Severity.CRITICAL
         else:
             severity = Severity.WARNING
@@ -73,7 +76,7 @@ class ZeroGradient:
                 self.name,
                 severity,
                 f"the gradient of {len(names)} parameters ({share:.0%} of all that is to be "
-                f"trained) is exactly zero in all {len(records)} exams: those of "
+                f"trained) is exactly zero{_times(records)}: those of "
                 f"{_depth.listed(layers)}",
                 layers,
                 records[0].step,
@@ -85,7 +88,11 @@ class ZeroGradient:
         )
 
 
-def _always_zero(records: Sequence[Record]) -> set[str]:
+def _times(records: Sequence[Record]) -> str:
+    return f" in all {len(records)} exams" if len(records) > 1 else ""
+
+
+def _always_zero(records: Sequence[Record], *, once: bool) -> set[str]:
     """Return the parameters whose gradient was zero in every exam that had one of them, and in
     enough of those: of several optimizers each has its turn."""
     reached: dict[str, list[Record]] = {}
@@ -96,7 +103,7 @@ def _always_zero(records: Sequence[Record]) -> set[str]:
             if p.gradient is not None:
                 reached.setdefault(p.name, []).append(record)
                 alive |= {p.name} - zero
-    return {name for name, seen in reached.items() if _outcome.lasting(seen)} - alive
+    return {name for name, seen in reached.items() if once or _outcome.lasting(seen)} - alive
 
 
 def _unasked(record: Record, names: set[str]) -> Iterator[str]:
@@ -180,6 +187,11 @@ def _cause(record: Record, stops: Sequence[Call], inner: tuple[str, ...]) -> Cau
                 where,
                 share=1.0,
             )
+        if call.output is not None and not call.output.squares:
+            text = (
+                f"`{call.layer.label}` ({kind}) gives 0, whatever comes in: it is all in the range "
+            )
+            return Cause("activation", text + "where it is flat.", where, share=1.0)
         return Cause(
             "disconnection",
             f"`{call.layer.label}` ({kind}) has a derivative of zero everywhere: nothing comes "

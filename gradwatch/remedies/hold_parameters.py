@@ -33,7 +33,7 @@ class HoldParameters:
     @property
     def treats(self) -> frozenset[tuple[str, str]]:
         """The (finding, cause) pairs it answers."""
-        return frozenset({("forgotten-parameters", "optimizer")})
+        return frozenset({("forgotten-parameters", "disconnection")})
 
     def prescribe(self, finding: Finding, record: Record) -> Prescription:
         """Return the change for this model; raises `CannotPrescribe` with the reason."""

@@ -214,7 +214,7 @@ def test_a_layer_that_is_forgotten_is_no_mere_note(
     model, parameters = layers(*held)
     (found,) = ForgottenParameters()(watched(model, parameters))
     assert found.severity >= Severity.WARNING
-    assert (found.cause, found.layers) == ("optimizer", forgotten)
+    assert (found.cause, found.layers) == ("disconnection", forgotten)
 
 
 def test_a_head_on_a_backbone_is_no_more_than_a_warning() -> None:

@@ -107,7 +107,7 @@ def test_layers_in_a_plain_list_are_forgotten_and_those_in_a_module_list_are_not
     model = Net(through, out=nn.Linear(3, 10))
     model.__dict__["hidden"] = hidden
     found = findings(model, [torch.optim.Adam(model.parameters(), 1e-3)])
-    assert found["forgotten-parameters"].cause == "optimizer"
+    assert found["forgotten-parameters"].cause == "disconnection"
     assert found["forgotten-parameters"].layers == (":linear#0", ":linear#1")
     model = Net(through, hidden=nn.ModuleList(hidden), out=nn.Linear(3, 10))
     assert not findings(model, [torch.optim.Adam(model.parameters(), 1e-2)])

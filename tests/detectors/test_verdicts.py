@@ -106,7 +106,7 @@ def test_what_is_prescribed_answers_the_main_cause_first() -> None:
         ("low-learning-rate", "stalled-updates", "learning-rate"),
         ("oversized-steps", "oversized-updates", "learning-rate"),
         ("detached", "disconnected-parameters", "disconnection"),
-        ("forgotten-by-the-optimizer", "forgotten-parameters", "optimizer"),
+        ("forgotten-by-the-optimizer", "forgotten-parameters", "disconnection"),
         ("spike", "gradient-spike", "loss"),
         ("nan-forward", "non-finite", "numerics"),
         ("nan-backward", "non-finite", "numerics"),

@@ -134,12 +134,16 @@ CASES = (
         "optimizer-of-a-copy",
         build=lambda: digits(held=lambda model: copy.deepcopy(model).parameters()),
         finding="forgotten-parameters",
+        # What no optimizer holds is cut off from the training: one fault with two names.
+        causes=frozenset({"disconnection"}),
         layers=ALL,
     ),
     sick(
         "optimizer-holds-biases-only",
         build=lambda: digits(held=lambda model: [p for p in model.parameters() if p.dim() < 2]),
         finding="forgotten-parameters",
+        # What no optimizer holds is cut off from the training: one fault with two names.
+        causes=frozenset({"disconnection"}),
         layers=ALL,
     ),
     sick(
