@@ -15,6 +15,8 @@ from typing import Final
 
 from gradwatch.core.losses import CROSS_ENTROPY, FIELDS, NLL, WIDTHS, tell
 
+ROUNDED: Final = 1e-9
+"""Entropy of the targets, in nats, that is none."""
 TURNED: Final = 0.1
 """Relative error up to which a gradient is a policy's: a bonus for its entropy adds some."""
 
@@ -88,6 +90,8 @@ class Answer:
         gone; negative when it is worse than constant; None when that cannot be told."""
         if not self.kind or not self.constant > 0 or not math.isfinite(self.loss):
             return None
+        if self.kind == CROSS_ENTROPY and self.constant < ROUNDED:
+            return None  # all targets are one class, and what is left is rounding
         if self.kind in (CROSS_ENTROPY, NLL) and self.samples * self.columns < self.classes**2:
             return None  # fewer rows than classes do not tell how often each occurs
         return 1 - self.loss / self.constant

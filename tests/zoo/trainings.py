@@ -86,6 +86,12 @@ def digit_scores() -> Batch:
     return inputs, 10.0 * nn.functional.one_hot(labels, 10)
 
 
+def digits_of_one_class() -> Batch:
+    """Digits whose labels were divided by ten before they were cast to integers."""
+    inputs, labels = digit_vectors()
+    return inputs, (labels / 10).long()
+
+
 def digit_ink() -> Batch:
     """The same vectors, with the ink of the lower half over that of the upper one to be regressed:
     targets of shape [N]."""
@@ -586,6 +592,7 @@ SICK: dict[str, Training] = {
         optimizer=ADAM,
         loss=EachToEach(),
     ),
+    "targets-all-one-class": Training(lambda: mlp(2, nn.ReLU), digits_of_one_class),
     "running-statistics-fixed": Training(
         lambda: with_module(mlp(2, nn.ReLU), 0, nn.BatchNorm1d(64, momentum=0.0)), unscaled_vectors
     ),
