@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -47,6 +48,8 @@ class ConstantTargets:
             return ()
         if any(a.constant > self.zero or a.samples < self.samples for _, a in seen):
             return ()
+        if min(a.loss for _, a in seen) > math.log(seen[-1][1].classes):
+            return ()  # whoever is shown one class only knows it soon: it is another loss
         since, until = records[0].step, records[-1].step
         return (
             Finding(

@@ -16,7 +16,10 @@ from gradwatch.core.record import Record
 from gradwatch.detectors import _depth, _inputs, _norms, _outcome, _slopes
 from gradwatch.detectors._depth import Streak, Trend
 from gradwatch.detectors._inquest import Inquest
+from gradwatch.detectors.exploding_over_time import ExplodingOverTime
 
+MANY_CALLS: Final = 3
+"""Calls of one layer in a forward pass from which on they are a loop."""
 EARLY_PULSES: Final = 5
 """The median norm of so many first steps is what growth in time is measured against."""
 UNBOUNDED: Final = ("pow", "square", "exp", "expm1", "sinh", "cosh")
@@ -61,6 +64,9 @@ class ExplodingGradient:
         judged = [(record, found, self._bad(found)) for record, found in trends if found]
         going = progress(history)
         streak = self._born(history, judged, going) or _depth.streak(judged)
+        loop = streak is not None and _recurrent(streak.records[0])
+        if loop and ExplodingOverTime()(history):
+            return ()  # the same weights again and again: that is a matter of time
         if streak is not None and not self._shaken(history, streak, going):
             return (self._over_depth(history, streak, going),)
         return tuple(self._over_time(history, going))
@@ -181,6 +187,12 @@ def _why_over_time(history: History, since: int, begin: float, peak: float) -> C
         return Cause("normalisation", f"{unfit[:-1]}; {rose}.", share=1.0)
     text = f"It was not born so: the steps are too large, {rose}."
     return Cause("learning-rate", text, share=1.0)
+
+
+def _recurrent(record: Record) -> bool:
+    """Whether most calls of layers with weights are repeated ones, as in a loop over time."""
+    weighted = [call for call in record.calls if call.layer.weighted]
+    return sum(call.index >= MANY_CALLS for call in weighted) > len(weighted) / 2
 
 
 def _not_finite_after(history: History, streak: Streak) -> bool:
