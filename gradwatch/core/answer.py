@@ -78,6 +78,8 @@ class Answer:
     """Relative error by which the gradient is not a pull to zero, as a Gaussian prior's is."""
     minimax: float = math.nan
     """Relative error by which it is not that of the first generator's loss, log(1 - D)."""
+    assumed: bool = False
+    """Whether its kind was not told by anything but the targets that it implies."""
     outputs: int = 1
     """How many outputs of the same call the loss reads."""
     turned: float = math.nan
@@ -129,6 +131,20 @@ def factor_of(numbers: Sequence[float], loss: float) -> float:
     it is always the same while the loss is not, then it is a squared error."""
     row = rows(numbers)[-1]
     return row["asked"] * row["squares"] / (4 * loss)
+
+
+def usual(numbers: Sequence[float]) -> tuple[float, ...]:
+    """Return the factors of a squared error that are worth an assumption: of the mean over all
+    entries, of half of it, of the mean over samples of their sums, and of the sum."""
+    row = rows(numbers)[-1]
+    return (1.0, 0.5, row["asked"] / max(1.0, row["samples"]), row["asked"])
+
+
+def assume(numbers: Sequence[float], factor: float) -> Answer:
+    """Make an answer as if its loss were a squared error with this factor, which nobody told."""
+    row = rows(numbers)[-1]
+    loss = row["asked"] * row["squares"] / (4 * factor)
+    return replace(_one({**row, "alone": 1.0, "part": 1.0}, loss, factor), assumed=True)
 
 
 def rows(numbers: Sequence[float]) -> list[dict[str, float]]:

@@ -84,7 +84,7 @@ class LearnsNothing:
         if bound >= 2 * self.skill:  # too noisy to tell a little from nothing
             return ()
         sure = bound < self.skill
-        sure = sure and not self._below(history, *seen[-1])
+        sure = sure and not answer.assumed and not self._below(history, *seen[-1])
         long = sure and last + 1 >= self.long and seen[half][0].step <= (last + 1) / 2 + self.grace
         return (
             Finding(
