@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any, Final
@@ -22,7 +22,7 @@ from gradwatch.checking.batch import (
     WrongValue,
     check_arguments,
 )
-from gradwatch.checking.patient import patient, unwrapped
+from gradwatch.checking.patient import patient, seeded, unwrapped
 from gradwatch.checkup import diagnose
 from gradwatch.core import catalog
 from gradwatch.core.remedy import Remedy
@@ -203,7 +203,18 @@ def _recorded(batches: Iterable[Any]) -> list[Any]:
             f"batches must be a list of batches or a data loader, got {type(batches).__name__} "
             "(a single batch is a list of one)"
         )
-    found = list(islice(batches, MAX_BATCHES))
+    if isinstance(batches, Iterator):
+        raise WrongType(
+            "batches must be a list of batches or a data loader: an iterator "
+            f"({type(batches).__name__}) would be used up"
+        )
+    owners = (batches, getattr(batches, "sampler", None))
+    generators = [one for o in owners if (one := getattr(o, "generator", None)) is not None]
+    states = [generator.get_state() for generator in generators]
+    with seeded():  # a loader draws its order, and a seed for its workers
+        found = list(islice(batches, MAX_BATCHES))
+    for generator, state in zip(generators, states, strict=True):
+        generator.set_state(state)
     if not found:
         raise WrongValue("batches must hold at least one batch, it is empty")
     return found

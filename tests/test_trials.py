@@ -214,3 +214,19 @@ def test_a_remedy_at_random_is_a_control() -> None:
     assert verdicts.other.name not in {name for v in verdicts for name in v.name.split(" + ")}
     assert f"at random: {verdicts.other.name}" in str(verdicts)
     assert len(verdicts.other.treated.losses) == len(verdicts.untreated.losses)
+
+
+def test_the_loader_stays_where_it_was() -> None:
+    """Its order comes from random generators, its own or the global one: both are put back."""
+    inputs, targets = (torch.cat(part) for part in zip(*batches(4), strict=True))
+    data = torch.utils.data.TensorDataset(inputs, targets)
+    own = torch.Generator().manual_seed(3)
+    loader: Any = torch.utils.data.DataLoader(data, 64, shuffle=True, generator=own)
+    other: Any = torch.utils.data.DataLoader(data, 64, shuffle=True)
+    before = own.get_state(), torch.get_rng_state()
+    for one in (loader, other):
+        gradwatch.trial(mlp(2, nn.ReLU), F.cross_entropy, one, steps=STEPS)
+    assert torch.equal(own.get_state(), before[0])
+    assert torch.equal(torch.get_rng_state(), before[1])
+    with pytest.raises(TypeError, match="would be used up"):
+        gradwatch.trial(mlp(2, nn.ReLU), F.cross_entropy, iter(loader), steps=STEPS)
