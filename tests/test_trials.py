@@ -223,10 +223,11 @@ def test_the_loader_stays_where_it_was() -> None:
     own = torch.Generator().manual_seed(3)
     loader: Any = torch.utils.data.DataLoader(data, 64, shuffle=True, generator=own)
     other: Any = torch.utils.data.DataLoader(data, 64, shuffle=True)
+    model = mlp(2, nn.ReLU)
     before = own.get_state(), torch.get_rng_state()
     for one in (loader, other):
-        gradwatch.trial(mlp(2, nn.ReLU), F.cross_entropy, one, steps=STEPS)
+        gradwatch.trial(model, F.cross_entropy, one, steps=STEPS)
     assert torch.equal(own.get_state(), before[0])
     assert torch.equal(torch.get_rng_state(), before[1])
     with pytest.raises(TypeError, match="would be used up"):
-        gradwatch.trial(mlp(2, nn.ReLU), F.cross_entropy, iter(loader), steps=STEPS)
+        gradwatch.trial(model, F.cross_entropy, iter(loader), steps=STEPS)
