@@ -14,9 +14,12 @@ from gradwatch.trying.twin import Case, make
 
 SKILL_GAIN: Final = 0.1
 """Part of the way from the best constant answer to the perfect one that a remedy must gain over the
-controls: a tenth is far above what seeds differ by where nothing helps."""
-LOSS_GAIN: Final = 0.1
-"""The same where skill is not known: part of the untreated copy's loss that must be gone."""
+controls: a tenth is far above what seeds differ by where nothing helps. Where no skill is known it
+is the part of the control's loss that must be gone."""
+LITTLE: Final = 0.4
+"""Skill of an untreated copy from which on nothing is tried unless something is found ..."""
+LONG: Final = 80
+"""... after so many steps: healthy trainings had 0.44 and more by then."""
 
 
 def needs_help(untreated: Arm) -> bool:
@@ -26,7 +29,9 @@ def needs_help(untreated: Arm) -> bool:
     if not math.isfinite(course.end) or report is None or report.progress is None:
         return True
     alarmed = any(f.severity > f.severity.NOTE for f in report.findings)
-    return alarmed or report.progress.moving is False
+    long = len(course.losses) >= LONG
+    little = long and course.skill is not None and course.skill < LITTLE
+    return alarmed or little or report.progress.moving is False
 
 
 def best(arms: Sequence[Arm], finalists: int, usual: float) -> list[Arm]:
@@ -91,29 +96,55 @@ def verdicts(
 
 
 def _helped(arm: Arm, after: Outcome, before: Outcome, control: Outcome | None) -> tuple[bool, str]:
-    """Whether it did, and the sentence with the numbers."""
+    """Whether it did, and the sentence with the numbers.
+
+    New weights are a control for luck. Where they repair every training by themselves it was no
+    luck: the weights it was born with are at fault, and what does as well is what helps.
+    """
     others = [before] if control is None else [before, control]
-    # A control whose numbers broke off has no answers, and so no skill.
-    skills = [other.skill if math.isfinite(other.loss) else 0.0 for other in others]
-    if after.skill is not None and all(skill is not None for skill in skills):
-        worst = min(skill for skill in after.skills if skill is not None)
-        bar = max((s for other in others for s in other.skills if s is not None), default=0.0)
-        text = (
-            f"its answers are {after.skill:.0%} of the way from the best constant one to the "
-            f"right, those of the controls {', '.join(f'{skill:.0%}' for skill in skills)}"
-        )
-        return worst > max(bar, 0.0) + SKILL_GAIN, text
-    if arm.changes_loss:
-        return False, "its loss is in other units, and what its answers are worth is not known"
-    text = (
-        f"its loss ends at {after.loss:.4g}, that of the controls at "
-        f"{', '.join(f'{other.loss:.4g}' for other in others)}"
+    better = control is not None and _beats(control, before, SKILL_GAIN)[0]
+    beaten, text = _beats(after, before, SKILL_GAIN, comparable=not arm.changes_loss)
+    if control is None or not beaten:
+        return beaten, f"{text}, {_of(others)}"
+    if better:
+        about = _beats(after, control, -SKILL_GAIN, comparable=not arm.changes_loss)[0]
+        unknown = after.skill is None or control.skill is None
+        said = f"{text}, {_of(others)}: the weights that it was born with are at fault"
+        return about or (arm.changes_loss and unknown), said
+    return (
+        _beats(after, control, SKILL_GAIN, comparable=not arm.changes_loss)[0],
+        f"{text}, {_of(others)}",
     )
-    bar = min(min(other.losses) for other in others)
+
+
+def _beats(
+    one: Outcome, other: Outcome, margin: float, *, comparable: bool = True
+) -> tuple[bool, str]:
+    """Whether the worst seed of one is better than the best of the other by a margin, in skill or
+    in a part of the loss, and what was looked at."""
+    # A training whose numbers broke off has no answers, and so no skill.
+    skills = other.skills if any(map(math.isfinite, other.losses)) else (0.0,)
+    known = [skill for skill in skills if skill is not None]
+    if one.skill is not None and len(known) == len(skills):
+        worst = min(skill for skill in one.skills if skill is not None)
+        text = f"its answers are {one.skill:.0%} of the way from the best constant one to the right"
+        return worst > max(max(known), 0.0) + margin, text
+    if not comparable:
+        return False, "its loss is in other units, and what its answers are worth is not known"
+    text = f"its loss ends at {one.loss:.4g}"
+    bar = min(other.losses)
     if not math.isfinite(bar):
-        return all(map(math.isfinite, after.losses)), text
-    scale = max(abs(other.loss) for other in others if math.isfinite(other.loss))
-    return max(after.losses) < bar - LOSS_GAIN * scale, text
+        return all(map(math.isfinite, one.losses)), text
+    scale = max((abs(loss) for loss in other.losses if math.isfinite(loss)), default=1.0)
+    return max(one.losses) < bar - margin * scale, text
+
+
+def _of(controls: Sequence[Outcome]) -> str:
+    """What became of the controls, untreated and with new weights."""
+    return "those of the controls " + ", ".join(
+        f"{control.skill:.0%}" if control.skill is not None else f"a loss of {control.loss:.4g}"
+        for control in controls
+    )
 
 
 def _rank(verdict: Verdict) -> tuple[float, int, float]:
