@@ -38,7 +38,7 @@ def test_the_fault_is_named_and_the_repair_learns(shown: tuple[int, str, Path]) 
 def test_what_was_executed_is_what_was_shown(shown: tuple[int, str, Path]) -> None:
     _, page, _ = shown
     assert "1. Swap 12 Sigmoid for ReLU" in page
-    assert "2. Initialise 13 layers after He" in page
+    assert "2. Add skip connections around 12 blocks" in page
     assert "3. " not in page
 
 

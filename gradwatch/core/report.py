@@ -20,6 +20,8 @@ from gradwatch.core.waivers import Waiver, waivers
 
 MAX_REFUSED: Final = 3
 """Remedies that are said not to fit this model; of many, the first."""
+MAX_VARIANTS: Final = 3
+"""Remedies of one kind that are prescribed: the first, and two that may do in its place."""
 
 
 @dataclass(frozen=True)
@@ -118,23 +120,50 @@ def prescribe(
     """Return the changes that answer what is worse than a note, and notes on what has none."""
     if record is None:
         return (), ()
-    found: list[tuple[tuple[int, int, int], Prescription]] = []
+    found: list[tuple[tuple[int, int, int], Remedy, Prescription]] = []
     notes: list[str] = []
     kinds: Counter[type] = Counter()
     for remedy in remedies:
-        # Variants of one remedy (another activation) come last, the more specific one first.
         kinds[type(remedy)] += 1
         for rank, (finding, cause) in enumerate(_complaints(findings)):
             if (finding.name, cause.name) not in remedy.treats:
                 continue
-            key = (min(kinds[type(remedy)], 2), rank, len({c for _, c in remedy.treats}))
+            # The worst complaint first, and the more specific remedy before others.
+            key = (rank, len({c for _, c in remedy.treats}), kinds[type(remedy)])
             try:
-                found.append((key, remedy.prescribe(finding, record)))
+                found.append((key, remedy, remedy.prescribe(finding, record)))
             except CannotPrescribe as reason:
                 notes.append(f"Not prescribed: {remedy.title}, because {reason}.")
     found.sort(key=itemgetter(0))
-    distinct = {(p.remedy, p.code): p for _, p in reversed(found)}
-    return tuple(distinct.values())[::-1], tuple(dict.fromkeys(notes))[:MAX_REFUSED]
+    chosen = _mixed((remedy, one) for _, remedy, one in found)
+    # What does not fit is of interest where little does.
+    refused = tuple(dict.fromkeys(notes))[: MAX_REFUSED - len(chosen)] if notes else ()
+    return chosen, refused if len(chosen) < MAX_REFUSED else ()
+
+
+def _mixed(found: Iterable[tuple[Remedy, Prescription]]) -> tuple[Prescription, ...]:
+    """Return each change once: first one of every kind, then their variants, `MAX_VARIANTS` in all.
+
+    Another activation, or another normalisation, is a variant of the first one; if that does not
+    help, something of another kind may.
+    """
+    chosen: dict[tuple[str, str], tuple[int, Prescription]] = {}
+    before: dict[str, Remedy] = {}
+    for remedy, prescription in found:
+        key = (prescription.remedy, prescription.code)
+        if key in chosen:
+            continue
+        turn = sum(_alike(remedy, other) for name, other in before.items() if name != remedy.name)
+        before[remedy.name] = remedy
+        chosen[key] = (turn, prescription)
+    turns = sorted(chosen.values(), key=itemgetter(0))
+    return tuple(one for turn, one in turns if turn < MAX_VARIANTS)
+
+
+def _alike(one: Remedy, other: Remedy) -> bool:
+    """Whether two remedies are variants: of one class, or for mostly the same complaints."""
+    both, either = one.treats & other.treats, one.treats | other.treats
+    return type(one) is type(other) or 2 * len(both) > len(either)
 
 
 def _complaints(findings: Iterable[Finding]) -> Iterator[tuple[Finding, Cause]]:

@@ -73,6 +73,11 @@ def bounds(call: Call) -> tuple[float, float]:
     return _BOUNDS.get(kind(call), (-math.inf, math.inf))
 
 
+def bounded(call: Call) -> bool:
+    """Whether there are numbers that it cannot give."""
+    return bounds(call) != (-math.inf, math.inf)
+
+
 def removal(record: Record, *gone: Call) -> tuple[str, bool]:
     """Return code that takes these calls out, and whether it needs the class of `_calls`; raises
     `CannotPrescribe` where that is not possible."""

@@ -109,6 +109,18 @@ class StandardisedTargets:
         return self.loss_fn(output, scaled.to(targets.dtype))
 
 
+class MatchedShapes:
+    """A loss function that gives the targets the output's shape, where they fill it."""
+
+    def __init__(self, loss_fn):  # type: ignore[no-untyped-def]
+        self.loss_fn = loss_fn
+
+    def __call__(self, output, targets):  # type: ignore[no-untyped-def]
+        if targets.numel() == output.numel():
+            targets = targets.reshape(output.shape)
+        return self.loss_fn(output, targets)
+
+
 class InFloat32:
     """A forward pre-hook: what comes in float16 or bfloat16 goes on in float32."""
 

@@ -154,13 +154,30 @@ def to_initialise(finding: Finding, remedy: Remedy, record: Record) -> tuple[Pla
     every = own_weights(record)
     if not every:
         raise CannotPrescribe("no Linear or Conv layer with a weight of its own was found")
-    sick = set(blamed(finding, remedy)) & set(names(every))
+    named = set(blamed(finding, remedy))
+    sick = named & set(names(every))
+    if named and named <= _elsewhere(record):
+        raise CannotPrescribe("the weights in question are not those of a Linear or Conv layer")
     if not sick:
         return every
     first = {place.layer.name for place in every if place.call.reason == NO_GRAD_INPUT}
     if 2 * len(sick) >= len(set(names(every)) - first):
         sick |= first
     return tuple(place for place in every if place.layer.name in sick)
+
+
+def _elsewhere(record: Record) -> set[str]:
+    """What holds weights and is no Linear or Conv layer: recurrent layers, operations with raw
+    parameters, and these parameters."""
+    recurrent = {
+        call.layer.name
+        for call in record.calls
+        if call.layer.builtin and call.layer.kind.startswith(("RNN", "LSTM", "GRU"))
+    }
+    raw = {
+        call.layer.name for call in record.calls if call.layer.functional and call.layer.weighted
+    }
+    return recurrent | raw | {parameter.name for parameter in record.parameters}
 
 
 def names(calls: Iterable[Place | Call]) -> tuple[str, ...]:

@@ -49,6 +49,8 @@ class UseAdamW:
                 ("stalled-updates", "learning-rate"),
                 ("oversized-updates", "optimizer"),
                 ("epsilon-dominates", "optimizer"),
+                ("learns-nothing", "learning-rate"),
+                ("learns-nothing", "optimizer"),
             }
         )
 

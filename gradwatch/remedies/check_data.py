@@ -29,11 +29,33 @@ _UNRELATED: Final = """\
 #   - Shuffle the targets: if the loss falls as far as before, it has learnt nothing of them.
 # A shuffle of one of both, a sorted file, an index that is off by one, or targets that were
 # normalised away are the usual reasons."""
+_SAME: Final = """\
+# Before training: how many samples of a batch are different ones, and since when?
+#   print(inputs.flatten(1).unique(dim=0).shape[0], "of", len(inputs))
+# Look at the raw data, then after each step of loading: one sample that is repeated, a cast to
+# integers (0.3 becomes 0) or to float16 before an offset was taken off, a division by a wrong
+# maximum, an augmentation that leaves nothing."""
+_CODES: Final = """\
+# Which values are no measurements? The largest and smallest targets, and the most frequent ones:
+#   values, counts = targets.unique(return_counts=True)
+#   print(values[:3], values[-3:], values[counts.topk(3).indices])
+# -1, 999 or 99999 often stand for "missing". Leave them out of the loss:
+#   known = targets != 99999
+#   loss = loss_fn(output[known], targets[known])"""
+_ONE_CLASS: Final = """\
+# Count what the loss is given, in some batches as they go into it:
+#   for inputs, targets in loader:
+#       print(targets.shape, targets.dtype, targets.unique(return_counts=True))
+# If all is one class: is it the right column, was a share cast to an integer (0.7 becomes 0), are
+# the data sorted by class and not shuffled (shuffle=True)?"""
 _TEXTS: Final = {
     "non-finite": ("Find the samples that are not finite", _MISSING),
     "gradient-spike": ("Look for outliers in the data", _OUTLIERS),
     "exploding-gradient": ("Look for outliers in the data", _OUTLIERS),
     "learns-nothing": ("Check that inputs and targets belong together", _UNRELATED),
+    "signal-scale": ("Look why all samples of a batch are the same", _SAME),
+    "unscaled-targets": ("Look for codes among the targets", _CODES),
+    "constant-targets": ("Count the classes that the loss is given", _ONE_CLASS),
     "collapsed-output": ("Check that inputs and targets belong together", _UNRELATED),
 }
 
@@ -42,8 +64,9 @@ _TEXTS: Final = {
 class CheckData:
     """Look at the data themselves: missing values, outliers, targets that do not belong to them.
 
-    Helps when: the input of the model is not finite, a single batch throws the training off, or
-    nothing is learnt although everything in the model works.
+    Helps when: the input of the model is not finite or the same for all samples, a single batch
+    throws the training off, all targets are alike or some are codes and no numbers, or nothing is
+    learnt although everything in the model works.
     Does not help when: the data are sound. Then the three tests for targets show that as well,
     within minutes.
 

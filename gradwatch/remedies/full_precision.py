@@ -48,12 +48,21 @@ class FullPrecision:
     @property
     def treats(self) -> frozenset[tuple[str, str]]:
         """The (finding, cause) pairs it answers."""
-        findings = ("lost-updates", "non-finite", "flushed-gradients", "signal-scale")
+        findings = (
+            "lost-updates",
+            "non-finite",
+            "flushed-gradients",
+            "signal-scale",
+            "learns-nothing",
+        )
         return frozenset((finding, "precision") for finding in findings)
 
     def prescribe(self, finding: Finding, record: Record) -> Prescription:
         """Return the change; raises `CannotPrescribe` where the weights are wide already."""
         formats = {p.dtype for p in record.parameters if p.trainable} & _NARROW
+        operations = [name for name in _reading.blamed(finding, self) if ":" in name]
+        if not formats and operations:
+            return self._operations(finding, operations)
         if not formats:
             raise CannotPrescribe("no weight is known to be in float16 or bfloat16")
         narrow = " and ".join(sorted(formats))
@@ -64,6 +73,22 @@ class FullPrecision:
             f"# Fast again: with torch.autocast(device, torch.{sorted(formats)[0]}) around the "
             "forward pass.\n" + _code.NEW_OPTIMIZER.replace("are not the same ones", "are wider"),
             runs=_WIDEN,
+            answers=_reading.answers(finding, self),
+        )
+
+    def _operations(self, finding: Finding, names: list[str]) -> Prescription:
+        """What a forward computes in a narrow format, though its weights are wide."""
+        return Prescription(
+            self.name,
+            f"Compute {_code.counted(len(names), 'operation')} in float32",
+            f"# {_code.mention(names)}\n"
+            "# in the forward, make what they begin with wide, and leave out casts in between:\n"
+            "#   state = state.float()          # not .half() or .bfloat16()\n"
+            "#   total = torch.zeros(n, dtype=torch.float32)\n"
+            "# Under torch.autocast, around them:\n"
+            "#   with torch.autocast(x.device.type, enabled=False):\n"
+            "#       y = operation(x.float())",
+            runnable=False,
             answers=_reading.answers(finding, self),
         )
 

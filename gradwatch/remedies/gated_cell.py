@@ -56,6 +56,8 @@ class GatedCell:
 
     def prescribe(self, finding: Finding, record: Record) -> Prescription:
         """Return the change for this model; raises `CannotPrescribe` with the reason."""
+        if self.to == "GRU" and (cells := self._of_ones_own(finding, record)):
+            return self._by_hand(finding, cells)
         layers = _recurrent.layers(record, _recurrent.PLAIN)
         fit = [name for name in layers if _recurrent.replaceable(record, name)]
         if not fit:
@@ -70,6 +72,29 @@ class GatedCell:
             (_code.definition("LSTMLikeRNN") if self.to == "LSTM" else "")
             + self._body(fit, record),
             runs=self._body(fit, record),
+            answers=_reading.answers(finding, self),
+        )
+
+    def _of_ones_own(self, finding: Finding, record: Record) -> tuple[str, ...]:
+        """The layers that make a state in a loop of the user's own."""
+        known = _recurrent.PLAIN | _recurrent.GATED
+        kinds = {call.layer.name: call.layer.kind for call in record.calls}
+        blamed = _reading.blamed(finding, self) if finding.name == "vanishing-over-time" else ()
+        return tuple(name for name in blamed if kinds.get(name) not in known)
+
+    def _by_hand(self, finding: Finding, cells: tuple[str, ...]) -> Prescription:
+        return Prescription(
+            self.name,
+            "Keep the state by a gate that begins open",
+            f"# In the loop around {_code.mention(cells)}, where each state is made:\n"
+            "#   keep = torch.sigmoid(self.gate(torch.cat([x[:, t], state], 1)))\n"
+            "#   state = keep * state + (1 - keep) * torch.tanh(candidate)\n"
+            "# and in __init__, for sequences of `steps` steps:\n"
+            "#   torch.nn.init.constant_(self.gate.bias, math.log(steps))  # open at first\n"
+            "# Or cell = torch.nn.GRUCell(inputs, hidden); state = cell(x[:, t], state).\n"
+            "# Without a gate: an orthogonal weight from state to state, whose other weights and\n"
+            "# biases are small: torch.nn.init.orthogonal_(layer.weight).",
+            runnable=False,
             answers=_reading.answers(finding, self),
         )
 

@@ -8,7 +8,7 @@ from typing import Final
 from gradwatch.core.finding import Finding
 from gradwatch.core.record import Record
 from gradwatch.core.remedy import CannotPrescribe, Prescription
-from gradwatch.remedies import _code, _normalise, _reading
+from gradwatch.remedies import _code, _normalise, _reading, _training
 
 _REPLACED: Final = ("batchnorm", "syncbatchnorm", "instancenorm", "groupnorm")
 _GROUPS: Final = "max(1, math.gcd({width}, 512) // 16)"
@@ -47,25 +47,30 @@ class GroupNorm:
     @property
     def treats(self) -> frozenset[tuple[str, str]]:
         """The (finding, cause) pairs it answers."""
-        return _normalise.TREATS
+        spread = {(finding, "normalisation") for finding in ("norm-statistics", "dead-units")}
+        return _normalise.TREATS | spread
 
     def prescribe(self, finding: Finding, record: Record) -> Prescription:
         """Return the change for this model; raises `CannotPrescribe` with the reason."""
+        running = finding.name == "norm-statistics"
         norms = _reading.names(
             call
             for call in record.calls
             if _reading.canonical(call.layer.kind).startswith(_REPLACED)
             and call.layer.builtin
             and _reading.replaceable(record, call)
-            and call.layer.weight_shape[:1] > (1,)
+            and call.layer.weight_shape[:1] != (1,)  # of one without weights it is not known
+            and (not running or "batch" in _reading.canonical(call.layer.kind))
         )
+        if not norms and finding.name == "dead-units" and _training.asked(finding, self):
+            return self._by_hand(finding)
         if norms:
-            width = "module.weight.shape[0]"
-            groups = _GROUPS.format(width=width)
             body = _code.replace_each(
                 norms,
-                f"norm = torch.nn.GroupNorm({groups}, {width})",
-                "model.set_submodule(name, norm.to(module.weight))",
+                "grouped = isinstance(module, torch.nn.GroupNorm)",
+                "width = module.num_channels if grouped else module.num_features",
+                f"norm = torch.nn.GroupNorm({_GROUPS.format(width='width')}, width)",
+                "model.set_submodule(name, norm.to(next(model.parameters())))",
             )
             title = f"Replace {_code.counted(len(norms), 'normalisation')} by group normalisation"
         else:
@@ -84,6 +89,21 @@ class GroupNorm:
             self.name,
             title,
             f"import math\n\n{body}",
+            answers=_reading.answers(finding, self),
+        )
+
+    def _by_hand(self, finding: Finding) -> Prescription:
+        """Where it is no norm of torch.nn, or not one that can be replaced."""
+        layers = _code.mention(_reading.blamed(finding, self) or ("the normalisation",))
+        return Prescription(
+            self.name,
+            "Normalise over more than one value",
+            f"# {layers} subtracts from each value a mean of nothing else: what is left is 0.\n"
+            "# Normalise over all features of a sample, of which there have to be several:\n"
+            "#   torch.nn.LayerNorm(features)       # of vectors, and of sequences\n"
+            "#   torch.nn.GroupNorm(1, channels)    # of pictures, also of 1 x 1 pixel\n"
+            "# Over the batch it takes two samples or more: torch.nn.BatchNorm1d(features).",
+            runnable=False,
             answers=_reading.answers(finding, self),
         )
 

@@ -51,6 +51,7 @@ class HeInit:
                 "dead-units",
                 "symmetric-units",
                 "zero-gradient",
+                "learns-nothing",
             )
         )
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import median
 
 from gradwatch.core.finding import Finding
 from gradwatch.core.record import Record
 from gradwatch.core.remedy import CannotPrescribe, Prescription
-from gradwatch.remedies import _reading
+from gradwatch.remedies import _reading, _training
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,9 @@ class LowerLearningRate:
     """
 
     factor: float = 0.1
+    large: float = 1e-2
+    """Typical update-to-weight ratio under which a training that learns nothing does not do so
+    since its steps are large; one in a thousand is usual."""
 
     def __post_init__(self) -> None:
         if not 0 < self.factor < 1:
@@ -50,11 +54,18 @@ class LowerLearningRate:
             "dead-units",
             "gradient-spike",
             "saturated-activation",
+            "learns-nothing",
+            "vanishing-gradient",
         )
         return frozenset((finding, "learning-rate") for finding in findings)
 
     def prescribe(self, finding: Finding, record: Record) -> Prescription:
-        """Return the change: the same for every model."""
+        """Return the change: the same for every model; raises `CannotPrescribe` where nothing is
+        learnt since the steps are small."""
+        typical = median(_ratios(record) or [math.nan])
+        nothing = finding.name == "learns-nothing" and _training.asked(finding, self)
+        if nothing and typical < self.large:
+            raise CannotPrescribe(f"a step changes the typical weight by {typical:.1g} only")
         return Prescription(
             self.name,
             f"Multiply the learning rate by {self.factor:g}, and begin with fresh weights",
@@ -97,16 +108,13 @@ class RaiseLearningRate:
     @property
     def treats(self) -> frozenset[tuple[str, str]]:
         """The (finding, cause) pairs it answers."""
-        return frozenset({("stalled-updates", "learning-rate")})
+        findings = ("stalled-updates", "learns-nothing")
+        return frozenset((finding, "learning-rate") for finding in findings)
 
     def prescribe(self, finding: Finding, record: Record) -> Prescription:
         """Return the change, with a factor from the ratio that was measured; raises
         `CannotPrescribe` where that asks for none."""
-        ratios = [
-            ratio
-            for p in record.parameters
-            if len(p.shape) > 1 and (ratio := p.update_ratio) is not None
-        ]
+        ratios = _ratios(record)
         if not ratios:
             raise CannotPrescribe("how far a step moves the weights was not measured")
         measured = max(ratios)
@@ -127,6 +135,15 @@ class RaiseLearningRate:
         )
 
 
+def _ratios(record: Record) -> list[float]:
+    """By what part of its size each weight changes in a step."""
+    return [
+        ratio
+        for p in record.parameters
+        if len(p.shape) > 1 and (ratio := p.update_ratio) is not None
+    ]
+
+
 def _scale(factor: float) -> str:
     return (
         'for group in optimizer.param_groups:\n    group["lr"] *= '
@@ -135,5 +152,5 @@ def _scale(factor: float) -> str:
 
 
 REMEDIES = (LowerLearningRate(), LowerLearningRate(0.01), RaiseLearningRate())
-CURES = ("lora-scale-too-large",)
+CURES = ("lr-no-warm-up-post-norm", "lr-adam-too-low")
 DOES_NOT_CURE = ("sigmoid-mlp",)

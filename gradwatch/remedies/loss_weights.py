@@ -27,8 +27,10 @@ _POSTERIOR: Final = """\
 # Then let its weight grow from 0 to 1 over the first thousand steps, or leave each latent some free
 # bits: divergence.clamp(min=0.5), by latent, before the sum."""
 _ROUTER: Final = """\
-# Add the balancing term of the router to the loss, with a weight of 0.01:
-#   share = one_hot(picked, experts).float().mean(0)
+# Add the balancing term of each router to the loss, with a weight of 0.01. Of its logits, of shape
+# [samples, experts], with some noise where it picks (Shazeer et al. 2017):
+#   probabilities = logits.softmax(-1)
+#   share = one_hot(probabilities.argmax(-1), experts).float().mean(0)
 #   loss = loss + 0.01 * experts * (share * probabilities.mean(0)).sum()"""
 _TEXTS: Final = {
     "drowned-task": ("Weigh the terms of the loss by their gradients", _TASKS),
@@ -67,7 +69,8 @@ class LossWeights:
     @property
     def treats(self) -> frozenset[tuple[str, str]]:
         """The (finding, cause) pairs it answers."""
-        return frozenset((finding, "loss") for finding in _TEXTS)
+        # A router that was born sick stays well by its balancing term only.
+        return frozenset({(finding, "loss") for finding in _TEXTS} | {("collapsed-router", "init")})
 
     def prescribe(self, finding: Finding, record: Record) -> Prescription:
         """Return what to write; the terms are made in the user's code."""

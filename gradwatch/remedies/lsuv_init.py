@@ -72,6 +72,7 @@ class LSUVInit:
                     "signal-scale",
                     "saturated-activation",
                     "symmetric-units",
+                    "learns-nothing",
                 )
             }
         )

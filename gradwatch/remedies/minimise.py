@@ -52,7 +52,9 @@ class Minimise:
         ) > 0.5 * len(cosines)
         if finding.name == "ascending-loss" and finding.cause == "loss":
             return self._by_hand(finding)
-        if not flagged and not negative and not (upwards and groups):
+        if upwards and not groups:
+            return self._of_ones_own(finding)
+        if not flagged and not negative and not upwards:
             raise CannotPrescribe("the steps go down the gradient")
         lines = ["for group in optimizer.param_groups:"]
         if flagged:
@@ -72,6 +74,18 @@ class Minimise:
             answers=_reading.answers(finding, self),
         )
 
+    def _of_ones_own(self, finding: Finding) -> Prescription:
+        return Prescription(
+            self.name,
+            self.title,
+            "# Where the weights are updated, subtract the gradient:\n"
+            "#   with torch.no_grad():\n"
+            "#       for p in model.parameters():\n"
+            "#           p -= lr * p.grad  # and not +=, nor a negative lr",
+            runnable=False,
+            answers=_reading.answers(finding, self),
+        )
+
     def _by_hand(self, finding: Finding) -> Prescription:
         return Prescription(
             self.name,
@@ -85,5 +99,6 @@ class Minimise:
 
 
 REMEDIES = (Minimise(),)
+# The training that goes up does so at a rate that is too low to halve its loss the other way.
 CURES = ()
 DOES_NOT_CURE = ()

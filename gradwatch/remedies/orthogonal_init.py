@@ -55,6 +55,7 @@ class OrthogonalInit:
                     "signal-scale",
                     "saturated-activation",
                     "symmetric-units",
+                    "learns-nothing",
                     "vanishing-over-time",
                 )
             }

@@ -100,6 +100,8 @@ class FindLearningRate:
             "exploding-gradient",
             "non-finite",
             "dead-units",
+            "learns-nothing",
+            "vanishing-gradient",
         )
         return frozenset((finding, "learning-rate") for finding in findings)
 
@@ -119,5 +121,5 @@ class FindLearningRate:
 
 
 REMEDIES = (FindLearningRate(),)
-CURES = ("lora-scale-too-large",)
+CURES = ("lora-scale-too-large", "lr-adam-too-low")
 DOES_NOT_CURE = ()

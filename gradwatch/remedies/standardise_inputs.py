@@ -48,6 +48,7 @@ class StandardiseInputs:
             "dead-units",
             "non-finite",
             "oversized-updates",
+            "learns-nothing",
         )
         return frozenset((finding, "data-scale") for finding in findings)
 

@@ -84,5 +84,5 @@ class StandardiseTargets:
 
 
 REMEDIES = (StandardiseTargets(),)
-CURES = ()
+CURES = ("scale-targets-prices-adam", "scale-targets-tiny")
 DOES_NOT_CURE = ()

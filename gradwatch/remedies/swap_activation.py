@@ -86,7 +86,8 @@ class SwapActivation:
         }
         if self.to == "Tanh":
             return frozenset(saturated)
-        grows = {("exploding-gradient", "activation"), ("signal-scale", "activation")}
+        others = ("exploding-gradient", "signal-scale", "learns-nothing", "zero-gradient")
+        grows = {(finding, "activation") for finding in others}
         if self.to == "ReLU":
             return frozenset(saturated | grows)
         dies = {("dead-units", cause) for cause in ("activation", "learning-rate", "depth")}
@@ -164,8 +165,8 @@ class SwapActivation:
         return _reading.names(
             place
             for place in _reading.own_weights(record)
-            if place.activation is not None
-            and place.activation.layer.name in names
+            # One of the user's own make is seen by the operations that its forward calls.
+            if any({c.layer.name, c.layer.name.partition(":")[0]} & names for c in place.after)
             and len(_calls.of(record, place.layer.name)) == 1
         )
 

@@ -55,6 +55,17 @@ class Temperature:
 
     def prescribe(self, finding: Finding, record: Record) -> Prescription:
         """Return the change for this model; raises `CannotPrescribe` with the reason."""
+        try:
+            return self._learnt(finding, record)
+        except CannotPrescribe:
+            # By now the logits may be of any size: what was made of them at birth is to blame.
+            blamed = _reading.blamed(finding, self)
+            made = [c.layer for c in record.calls if c.layer.name in blamed and c.layer.functional]
+            if finding.name != "saturated-output" or not made:
+                raise
+            return self._by_hand(finding, [layer.name for layer in made])
+
+    def _learnt(self, finding: Finding, record: Record) -> Prescription:
         said = record.answer
         if said is None or said.kind not in _OF_LOGITS or said.probabilities:
             raise CannotPrescribe("the output is not known to be logits")
@@ -78,6 +89,18 @@ model.register_forward_hook(LearntScale())
             + body
             + _code.NEW_OPTIMIZER.replace("are not the same ones as before", "are one more"),
             runs=_training.RUN_OUTPUT + body,
+            answers=_reading.answers(finding, self),
+        )
+
+    def _by_hand(self, finding: Finding, made: list[str]) -> Prescription:
+        return Prescription(
+            self.name,
+            "Leave the factor of the logits out, and begin anew",
+            f"# {_code.mention(made)} makes the logits large. Leave it out, or learn it:\n"
+            "#   self.log_scale = torch.nn.Parameter(torch.zeros(()))\n"
+            "#   return logits * self.log_scale.exp()\n"
+            "# Begin with fresh weights: these have been trained on answers that were too sure.",
+            runnable=False,
             answers=_reading.answers(finding, self),
         )
 

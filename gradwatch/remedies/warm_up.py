@@ -66,5 +66,6 @@ class WarmUp:
 
 
 REMEDIES = (WarmUp(),)
+# At rates that are too high for the first steps only, small nets come back by themselves.
 CURES = ()
 DOES_NOT_CURE = ("lora-scale-too-large",)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from gradwatch.core.finding import Finding
 from gradwatch.core.record import Group, Record
 from gradwatch.core.remedy import CannotPrescribe, Prescription
-from gradwatch.remedies import _reading
+from gradwatch.remedies import _reading, _training
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,12 @@ class LowerWeightDecay:
         """Return the change; raises `CannotPrescribe` where the decay is an ordinary one."""
         known = [group for group in record.groups if group.weight_decay is not None]
         large = [group for group in known if (group.weight_decay or 0.0) > self._usual(group)]
+        if (
+            not large
+            and _training.asked(finding, self)
+            and not any(group.weight_decay for group in known)
+        ):
+            return self._penalty(finding)
         if not large:
             raise CannotPrescribe("no weight decay above the usual is known")
         usual = min(map(self._usual, large))
@@ -58,6 +64,20 @@ class LowerWeightDecay:
             "for group in optimizer.param_groups:\n"
             f'    group["weight_decay"] = min(group.get("weight_decay", 0.0), {usual!r})',
             of_optimizer=True,
+            answers=_reading.answers(finding, self),
+        )
+
+    def _penalty(self, finding: Finding) -> Prescription:
+        """Where no optimizer decays anything, it is the loss that does."""
+        return Prescription(
+            self.name,
+            "Lower the penalty on the weights in the loss",
+            "# Instead of a sum of squared weights in the loss, or an update that shrinks them:\n"
+            f"#   optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, "
+            f"weight_decay={self.decoupled!r})\n"
+            f"# or a factor of {self.coupled / 2!r} before the sum of the squares of the weight\n"
+            f"# matrices: that is a weight_decay of {self.coupled!r}. Biases and norms need none.",
+            runnable=False,
             answers=_reading.answers(finding, self),
         )
 

@@ -60,6 +60,7 @@ class XavierInit:
                 "saturated-output",
                 "symmetric-units",
                 "zero-gradient",
+                "learns-nothing",
             )
         )
 

@@ -36,6 +36,7 @@ from gradwatch.checking.batch import StepFailed
 from gradwatch.core import catalog
 from gradwatch.core.remedy import CannotApply, Prescription
 from gradwatch.core.verdict import Outcome, Verdicts
+from gradwatch.remedies._modules import StandardisedTargets
 from gradwatch.trying.candidates import candidates
 from gradwatch.trying.optimizers import factory_of
 from gradwatch.trying.twin import Case as Treatment
@@ -138,7 +139,8 @@ def finish(case: Case, prescriptions: Sequence[Prescription], seed: int) -> floa
                 return math.inf
     except (CannotApply, StepFailed):
         return math.inf
-    if trial.score is None:
+    # In units of the targets' deviation the loss is what the score of such a case is.
+    if trial.score is None or isinstance(twin.loss_fn, StandardisedTargets):
         return median(losses[-max(5, len(losses) // 10) :])
     _stand_in(trial.model, twin.model)
     with torch.no_grad():

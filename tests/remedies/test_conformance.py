@@ -25,7 +25,7 @@ from gradwatch.trying import twin
 from gradwatch.trying.candidates import UNKNOWN, candidates
 from tests.zoo import case as zoo
 from tests.zoo.corpus import collect
-from tests.zoo.recipes import convolutional
+from tests.zoo.recipes import constant, convolutional
 from tests.zoo.trainings import SICK, FunctionalMLP, PreNormTransformer, Training, batches, mlp
 
 MODULES = [m for m in catalog.modules("gradwatch.remedies") if hasattr(m, "REMEDIES")]
@@ -260,6 +260,8 @@ def treated(trial: zoo.Trial, prescription: Prescription, recorded: list[Any]) -
         return trial
     with seeded(model.parameters()):
         exec(code, scope)
+    if prescription.of_optimizer and held(trial, "schedule")[1] is constant:
+        keep_rate(scope["optimizer"])
     if new := [p for p in scope["model"].parameters() if id(p) not in known]:
         optimizer.add_param_group({"params": new})
     for found in cells(trial):
@@ -269,22 +271,44 @@ def treated(trial: zoo.Trial, prescription: Prescription, recorded: list[Any]) -
             found.cell_contents = scope["optimizer"]
     if cell is not None:
         cell.cell_contents = scope["loss_fn"]
+    # In units of the targets' deviation the loss is what the score of such a case is.
+    standardised = isinstance(scope["loss_fn"], _modules.StandardisedTargets)
     return zoo.Trial(
         scope["model"],
         [scope["optimizer"], *trial.optimizers[1:]],
         trial.step,
         trial.scaler,
-        trial.score,
+        None if standardised else trial.score,
     )
+
+
+def keep_rate(optimizer: torch.optim.Optimizer) -> None:
+    """Have the rate that a remedy sets last, in a step that writes the same one each time."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+
+    def before(*_: Any) -> None:
+        for group, rate in zip(optimizer.param_groups, rates, strict=False):
+            group["lr"] = rate
+
+    def after(*_: Any) -> None:  # a scheduler of the remedy has gone on by now
+        rates[:] = [group["lr"] for group in optimizer.param_groups]
+
+    optimizer.register_step_pre_hook(before)
+    optimizer.register_step_post_hook(after)
 
 
 def loss_of(trial: zoo.Trial) -> tuple[CellType | None, Any]:
     """Return where the step keeps its loss function, and the function."""
+    return held(trial, "loss", "loss_fn")
+
+
+def held(trial: zoo.Trial, *names: str) -> tuple[CellType | None, Any]:
+    """Return where the step keeps something of one of these names, and what it is."""
     for function in functions(trial.step):
         for name, cell in zip(
             function.__code__.co_freevars, function.__closure__ or (), strict=True
         ):
-            if name in ("loss", "loss_fn"):
+            if name in names:
                 return cell, cell.cell_contents
     return None, None
 
