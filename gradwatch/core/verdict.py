@@ -31,6 +31,8 @@ class Outcome:
     """Time per step, unwatched."""
     parameters: int = 0
     """Trainable elements."""
+    fell: tuple[bool, ...] = ()
+    """Whether the loss fell by a twentieth of its beginning, or more, per seed."""
 
     @property
     def loss(self) -> float:

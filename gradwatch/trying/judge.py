@@ -16,6 +16,8 @@ SKILL_GAIN: Final = 0.1
 """Part of the way from the best constant answer to the perfect one that a remedy must gain over the
 controls: a tenth is far above what seeds differ by where nothing helps. Where no skill is known it
 is the part of the control's loss that must be gone."""
+SAME: Final = 0.05
+"""Difference in skill up to which answers are as good as each other."""
 LITTLE: Final = 0.4
 """Skill of an untreated copy from which on nothing is tried unless something is found ..."""
 LONG: Final = 80
@@ -80,7 +82,7 @@ def verdicts(
         return Verdict(arm.prescriptions, helped, reason, after, before, match, model)
 
     found = [judged(arm) for arm in treated]
-    found.sort(key=lambda verdict: (not verdict.recommended, *_rank(verdict)))
+    found = _ranked(found)
     return Verdicts(
         tuple(found),
         before,
@@ -122,9 +124,11 @@ def _beats(
 ) -> tuple[bool, str]:
     """Whether the worst seed of one is better than the best of the other by a margin, in skill or
     in a part of the loss, and what was looked at."""
-    # A training whose numbers broke off has no answers, and so no skill.
-    skills = other.skills if any(map(math.isfinite, other.losses)) else (0.0,)
+    skills = [*_worth(other)]
     known = [skill for skill in skills if skill is not None]
+    broken = sum(not math.isfinite(loss) for loss in other.losses)
+    if one.skill is not None and not comparable and 2 * broken > len(skills):
+        skills, known = [0.0], [0.0]  # most broke: what one got lucky with cannot be compared
     if one.skill is not None and len(known) == len(skills):
         worst = min(skill for skill in one.skills if skill is not None)
         text = f"its answers are {one.skill:.0%} of the way from the best constant one to the right"
@@ -139,6 +143,14 @@ def _beats(
     return max(one.losses) < bar - margin * scale, text
 
 
+def _worth(outcome: Outcome) -> Iterator[float | None]:
+    """Yield the skill per seed: none of a training that broke off, or of one whose loss stays where
+    it began; None where it is not known."""
+    for skill, loss, fell in zip(outcome.skills, outcome.losses, outcome.fell, strict=True):
+        nothing = not math.isfinite(loss) or (skill is None and not fell)
+        yield 0.0 if nothing else skill
+
+
 def _of(controls: Sequence[Outcome]) -> str:
     """What became of the controls, untreated and with new weights."""
     return "those of the controls " + ", ".join(
@@ -147,11 +159,24 @@ def _of(controls: Sequence[Outcome]) -> str:
     )
 
 
-def _rank(verdict: Verdict) -> tuple[float, int, float]:
-    comparable = not any(one.changes_loss for one in verdict.prescriptions)
-    treated, usual = verdict.treated, verdict.untreated.loss
-    gone, loss = key(treated.skill, treated.loss, usual, comparable=comparable)
-    return gone, len(verdict.prescriptions), loss
+def _ranked(found: Sequence[Verdict]) -> list[Verdict]:
+    """Sort the verdicts: what helped first. Of answers that are as good as the best, within `SAME`,
+    the smaller change comes first."""
+
+    def rank(verdict: Verdict) -> tuple[float, float]:
+        comparable = not any(one.changes_loss for one in verdict.prescriptions)
+        treated, usual = verdict.treated, verdict.untreated.loss
+        return key(treated.skill, treated.loss, usual, comparable=comparable)
+
+    helped = [verdict for verdict in found if verdict.recommended]
+    best = min((rank(verdict)[0] for verdict in helped or found), default=0.0)
+
+    def order(verdict: Verdict) -> tuple[bool, float, int, float]:
+        behind, loss = rank(verdict)
+        steps = max(0.0, (behind - best) // SAME)
+        return not verdict.recommended, steps, len(verdict.prescriptions), loss
+
+    return sorted(found, key=order)
 
 
 def _steps_to_match(arm: Arm, before: Outcome) -> int | None:

@@ -22,9 +22,6 @@ from gradwatch.trying.twin import Case, Course, make, train
 
 ROUNDS: Final = (1 / 8, 1 / 2)
 """Parts of the steps for which the candidates of the first rounds are trained, with one seed."""
-GRADES: Final = 20
-"""Answers whose skill differs by less than a 20th are as good as each other: then the change that
-is smaller comes first, and then the smaller loss."""
 KEPT: Final = (2, 1)
 """Candidates that go on after these rounds, in relation to the finalists."""
 
@@ -138,7 +135,7 @@ def key(
     if skill is None:
         known = comparable and math.isfinite(usual) and usual > 0
         skill = 1 - loss / usual if known else 0.0
-    return (-round(skill * GRADES) / GRADES, loss if comparable else math.inf)
+    return (-skill, loss if comparable else math.inf)
 
 
 def halve(
@@ -175,4 +172,5 @@ def outcome(arm: Arm, model: nn.Module) -> Outcome:
         first.bits,
         min(course.seconds for course in courses),
         sum(p.numel() for p in model.parameters() if p.requires_grad),
+        tuple(course.end < c0 - 0.05 * abs(c0) for course in courses for c0 in course.losses[:1]),
     )
