@@ -15,6 +15,8 @@ from gradwatch.core.verdict import Outcome, Verdict, Verdicts
 from gradwatch.sinks._text import clean, code_lines
 from gradwatch.sinks.console import plain
 
+NAME: Final = 26
+"""Columns for the name of a remedy: `swap-activation-leaky-relu`."""
 NOTHING: Final = 5e-5
 """Losses under this are shown as 0."""
 MAX_NAMES: Final = 6
@@ -56,6 +58,7 @@ def _table(verdicts: Verdicts) -> Table:
     table = Table("", "tried", "loss", "skill", "bits", "matches after", "cost", box=None)
     for column in table.columns[2:]:
         column.justify = "right"
+    table.columns[1].min_width = NAME
     for verdict in verdicts:
         table.add_row(
             Text("✓" if verdict.recommended else ""),

@@ -107,15 +107,15 @@ def _helped(arm: Arm, after: Outcome, before: Outcome, control: Outcome | None) 
     better = control is not None and _beats(control, before, SKILL_GAIN)[0]
     beaten, text = _beats(after, before, SKILL_GAIN, comparable=not arm.changes_loss)
     if control is None or not beaten:
-        return beaten, f"{text}, {_of(others)}"
+        return beaten, f"{text}, {_of(others, after)}"
     if better:
         about = _beats(after, control, -SKILL_GAIN, comparable=not arm.changes_loss)[0]
         unknown = after.skill is None or control.skill is None
-        said = f"{text}, {_of(others)}: the weights that it was born with are at fault"
+        said = f"{text}, {_of(others, after)}: the weights that it was born with are at fault"
         return about or (arm.changes_loss and unknown), said
     return (
         _beats(after, control, SKILL_GAIN, comparable=not arm.changes_loss)[0],
-        f"{text}, {_of(others)}",
+        f"{text}, {_of(others, after)}",
     )
 
 
@@ -151,10 +151,13 @@ def _worth(outcome: Outcome) -> Iterator[float | None]:
         yield 0.0 if nothing else skill
 
 
-def _of(controls: Sequence[Outcome]) -> str:
-    """What became of the controls, untreated and with new weights."""
+def _of(controls: Sequence[Outcome], one: Outcome) -> str:
+    """What became of the controls, untreated and with new weights, in the terms of one that is
+    compared with them."""
     return "those of the controls " + ", ".join(
-        f"{control.skill:.0%}" if control.skill is not None else f"a loss of {control.loss:.4g}"
+        f"{control.skill:.0%}"
+        if control.skill is not None and one.skill is not None
+        else f"a loss of {control.loss:.4g}"
         for control in controls
     )
 
