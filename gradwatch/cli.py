@@ -1,25 +1,30 @@
 """The command line. It starts at once: torch is imported only inside the command that needs it.
 
-Exit codes are for scripts: 0, or 1 where `report` shows something critical or `check` fails, or 2
-when the command could not be done; the first line on stderr says why.
+Exit codes are for scripts: 0, or 1 where `report` shows something critical, `check` fails or `diff`
+shows a run that is worse, or 2 when the command could not be done; the first line on stderr says
+why.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn, TextIO
 
 from gradwatch import __version__
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from gradwatch.core.runfolder import Run
+
 CRITICAL: Final = 1
 FAILED: Final = 1
+WORSE: Final = 1
 UNDONE: Final = 2
 LEAST_STEPS: Final = 20
 WIDTH: Final = 100
@@ -35,7 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command == "demo":
         return _demo(arguments.folder)
     if arguments.command == "report":
-        return _report(arguments.run, arguments.output)
+        return _report(arguments.run, arguments.output, markdown=arguments.markdown)
+    if arguments.command == "diff":
+        return _diff(arguments.a, arguments.b)
+    if arguments.command == "export":
+        return _export(arguments.run, arguments.output, arguments.format)
     if arguments.command == "check":
         return _check(arguments)
     return _explain(arguments.name)
@@ -70,6 +79,37 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("run", metavar="RUN", help="the log_dir of the run, or its run folder")
     report.add_argument(
         "-o", "--output", metavar="FILE", help="write a page to open in a browser instead"
+    )
+    report.add_argument(
+        "--markdown",
+        action="store_true",
+        help="as Markdown of at most 8 kB, to paste into an issue or a chat (with -o, into FILE)",
+    )
+    diff = commands.add_parser(
+        "diff",
+        help="say how one run differs from another; exit code 1 if it is worse",
+        description="Say how run B differs from run A: what is found no more or anew, and where "
+        "gradients and updates differ. Exit code 1 if something is critical in B that is not in A.",
+    )
+    diff.add_argument("a", metavar="A", help="the log_dir of the run to compare with")
+    diff.add_argument("b", metavar="B", help="the log_dir of the run to judge")
+    export = commands.add_parser(
+        "export",
+        help="write every step and every exam of a run as CSV or JSON",
+        description="Write every step of the flight recorder and every exam of a run. CSV has one "
+        "number a line (step, source, name, call, quantity, value; source is pulse or exam); JSON "
+        'is one object, in which "nan" and "inf" are strings. A gradient norm of 0 or inf in a '
+        "pulse may only be out of the range of float32's squares: an exam has the exact one. It is "
+        "empty (null) where backward did not reach the parameter.",
+    )
+    export.add_argument("run", metavar="RUN", help="the log_dir of the run, or its run folder")
+    export.add_argument(
+        "-o", "--output", metavar="FILE", help="where to write to (default: standard output)"
+    )
+    export.add_argument(
+        "--format",
+        choices=("csv", "json"),
+        help="default: json where FILE ends in .json, else csv",
     )
     check = commands.add_parser(
         "check",
@@ -131,32 +171,97 @@ def _demo(folder: str) -> int:
         return _undone(f"demo: --folder must be a place to write to: {error}")
 
 
-def _report(run: str, output: str | None) -> int:
+def _report(run: str, output: str | None, *, markdown: bool) -> int:
     from rich.console import Group
 
     from gradwatch.core.catalog import remedies
     from gradwatch.core.finding import Severity
-    from gradwatch.core.runfolder import FutureVersion, read
     from gradwatch.sinks.console import render, text_of
 
     try:
-        found = read(run)
-    except FileNotFoundError:
-        return _undone(f"report: no run was recorded in {run!r}; RUN is the log_dir of a run")
-    except (OSError, FutureVersion) as error:
+        found = _read(run)
+    except _CannotRead as error:
         return _undone(f"report: {error}")
     report = found.report(remedies())
-    if output is None:
+    if markdown:
+        from gradwatch.sinks.markdown import to_markdown
+
+        page = to_markdown(report)
+        try:
+            _write(page, output)
+        except OSError as error:
+            return _undone(f"report: -o must be a file to write to: {error}")
+    elif output is None:
         _print(text_of(Group(*render(report)), _console()))
     else:
         from gradwatch.viewer.report import write_html
 
         try:
-            page = write_html(report, found.history, output)
+            path = write_html(report, found.history, output)
         except OSError as error:
             return _undone(f"report: -o must be a file to write to: {error}")
-        _print(f"{report.verdict}\nThe page is {page}: open it in a browser.")
+        _print(f"{report.verdict}\nThe page is {path}: open it in a browser.")
     return CRITICAL if report.severity == Severity.CRITICAL else 0
+
+
+def _diff(a: str, b: str) -> int:
+    from rich.console import Group
+
+    from gradwatch.core.comparison import NotJudged, compare
+    from gradwatch.sinks.console import text_of
+    from gradwatch.sinks.diff import render
+
+    try:
+        comparison = compare(_read(a), _read(b))
+    except (_CannotRead, NotJudged, OSError) as error:
+        return _undone(f"diff: {error}")
+    _print(text_of(Group(*render(comparison)), _console()))
+    return WORSE if comparison.worse else 0
+
+
+def _export(run: str, output: str | None, form: str | None) -> int:
+    from gradwatch.core.runfolder_stream import Stream
+    from gradwatch.sinks.export import whole_file, write_csv, write_json
+
+    json = form == "json" or (form is None and (output or "").lower().endswith(".json"))
+
+    def write(out: TextIO) -> None:
+        if json:
+            write_json(stream, found, out)
+        else:
+            write_csv(stream, out)
+
+    try:
+        found, stream = _read(run), Stream(run)
+    except (_CannotRead, OSError) as error:
+        return _undone(f"export: {error}")
+    try:
+        if output is None:
+            _stream(write)
+        else:
+            with whole_file(output) as out:
+                write(out)
+    except OSError as error:
+        place = "-o must be a file" if output is not None else "standard output must be a place"
+        return _undone(f"export: {place} to write to: {error}")
+    for problem in dict.fromkeys([*found.problems, *stream.problems]):
+        _say(f"gradwatch export: {problem}")
+    return 0
+
+
+class _CannotRead(Exception):
+    """Why a run cannot be read."""
+
+
+def _read(run: str) -> Run:
+    from gradwatch.core.runfolder import FutureVersion, read
+
+    try:
+        return read(run)
+    except FileNotFoundError:
+        raise _CannotRead(f"no run was recorded in {run!r}; RUN is the log_dir of a run") from None
+    except (OSError, FutureVersion) as error:
+        raise _CannotRead(str(error)) from error
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -207,19 +312,42 @@ def _console() -> Console:
 
 def _undone(message: str, *where: str) -> int:
     """Say on stderr why a command could not be done, and where it failed in the user's code."""
+    for line in (f"gradwatch {message}", *where):
+        _say(line)
+    return UNDONE
+
+
+def _say(line: str) -> None:
     from gradwatch.sinks._text import clean, for_encoding
 
-    for line in (f"gradwatch {message}", *where):
-        print(for_encoding(clean(line), sys.stderr.encoding), file=sys.stderr)
-    return UNDONE
+    print(for_encoding(clean(line), sys.stderr.encoding), file=sys.stderr)
+
+
+def _write(text: str, output: str | None) -> None:
+    """Write to a file, or to stdout without one."""
+    if output is None:
+        _print(text)
+        return
+    from gradwatch.sinks.export import whole_file
+
+    with whole_file(output) as out:
+        out.write(f"{text}\n")
 
 
 def _print(text: str) -> None:
     """Write to stdout; a reader that has seen enough (`| head`) changes no exit code."""
     from gradwatch.sinks._text import for_encoding
 
+    _stream(lambda out: print(for_encoding(text, out.encoding), file=out, flush=True))
+
+
+def _stream(write: Callable[[TextIO], None]) -> None:
+    """Have something written to stdout; a reader that has seen enough changes no exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what the encoding has not is spelt out
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        print(for_encoding(text, sys.stdout.encoding), flush=True)
+        write(sys.stdout)
+        sys.stdout.flush()
     except BrokenPipeError:
         # What is still buffered would be written again, and fail again, at the interpreter's exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

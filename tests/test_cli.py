@@ -69,6 +69,12 @@ def test_report_takes_the_run_folder_too(
         (["report"], "the following arguments are required: RUN"),
         (["report", "no/such/run"], "no run was recorded in 'no/such/run'"),
         (["report", "\x1b[31m\u202e"], "no run was recorded in"),
+        (["report", "no/such/run", "--markdown"], "report: no run was recorded in 'no/such/run'"),
+        (["diff", "no/such/run"], "the following arguments are required: B"),
+        (["diff", "no/such/run", "b"], "diff: no run was recorded in 'no/such/run'"),
+        (["export"], "the following arguments are required: RUN"),
+        (["export", "no/such/run"], "export: no run was recorded in 'no/such/run'"),
+        (["export", "a", "--format", "xml"], "invalid choice: 'xml'"),
         (["explain", "swap-activation-rely"], "did you mean swap-activation-relu"),
         (["explain", "zzzzzz"], "`gradwatch explain` lists all"),
     ],
@@ -116,26 +122,41 @@ try:
     runpy.run_module("gradwatch", run_name="__main__", alter_sys=True)
 except SystemExit as stop:
     code = stop.code
-print("heavy:", {"torch", "tensorboard"} & set(sys.modules), file=sys.stderr)
+print("heavy:", {"torch", "tensorboard", "wandb"} & set(sys.modules), file=sys.stderr)
 sys.exit(code)
 """
 
 
-def test_a_process_of_its_own_starts_light(tmp_path: Path) -> None:
-    """`python -m gradwatch report` hands on the exit code and imports no torch."""
-    run = recorded(tmp_path, CRITICAL)
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        (("report", "RUN"), 1, "Critical: 57 bits are lost"),
+        (("report", "RUN", "--markdown"), 1, "**Critical: 57 bits are lost**"),
+        (("diff", "OTHER", "RUN"), 1, "B is worse: critical in B and not in A: vanishing-gradient"),
+        (("diff", "RUN", "OTHER"), 0, "B is better: critical in A and not in B: vanishing"),
+        (("export", "RUN"), 0, "step,source,name,call,quantity,value"),
+        (("export", "RUN", "--format", "json"), 0, '"verdict":"Critical: 57 bits are lost"'),
+    ],
+)
+def test_a_process_of_its_own_starts_light(
+    tmp_path: Path, command: tuple[str, ...], code: int, said: str
+) -> None:
+    """`python -m gradwatch` hands on the exit code and imports no torch."""
+    run = {"RUN": recorded(tmp_path / "a", CRITICAL), "OTHER": recorded(tmp_path / "b")}
+    arguments = [run.get(argument, argument) for argument in command]
     done = subprocess.run(
-        [sys.executable, "-c", PROBE, "report", run], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", PROBE, *arguments], capture_output=True, text=True, timeout=60
     )
-    assert (done.returncode, done.stderr.strip()) == (1, "heavy: set()")
-    assert "Critical: 57 bits are lost" in done.stdout
+    assert (done.returncode, done.stderr.strip()) == (code, "heavy: set()")
+    assert said in done.stdout
 
 
-def test_a_reader_that_hangs_up_changes_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["report", "export"])
+def test_a_reader_that_hangs_up_changes_nothing(tmp_path: Path, command: str) -> None:
     """`gradwatch report RUN | true` has no traceback and the exit code of the verdict."""
     run = recorded(tmp_path)
     process = subprocess.Popen(
-        [sys.executable, "-m", "gradwatch", "report", run],
+        [sys.executable, "-m", "gradwatch", command, run],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -144,3 +165,129 @@ def test_a_reader_that_hangs_up_changes_nothing(tmp_path: Path) -> None:
     assert process.stderr.read() == b""
     process.stderr.close()
     assert process.wait(timeout=60) == 0
+
+
+@pytest.mark.parametrize("option", [(), ("--format", "csv")])
+def test_export_writes_a_table_by_default(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: tuple[str, ...]
+) -> None:
+    """To standard output, as UTF-8 lines that end the same everywhere."""
+    run = recorded(tmp_path)
+    assert main(["export", run, *option]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0] == "step,source,name,call,quantity,value"
+    assert "7,exam,,,gradient_norm,0.0\n" in out
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "json"),
+    [
+        ("a.csv", (), False),
+        ("a.json", (), True),
+        ("a.JSON", (), True),
+        ("a.json", ("--format", "csv"), False),
+        ("a", ("--format", "json"), True),
+    ],
+)
+def test_export_into_a_file(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    option: tuple[str, ...],
+    json: bool,
+) -> None:
+    """The format is that of the file's name, or the one that is asked for."""
+    run, target = recorded(tmp_path / "run"), tmp_path / name
+    assert main(["export", run, "-o", str(target), *option]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert target.read_text().startswith("{" if json else "step,")
+    assert {file.name for file in tmp_path.iterdir()} == {"run", name}
+
+
+@pytest.mark.parametrize("command", [("export",), ("report", "--markdown"), ("report",)])
+@pytest.mark.parametrize("target", ["no/such/folder/a.csv", "."])
+def test_a_place_that_cannot_be_written_to_is_said(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: tuple[str, ...],
+    target: str,
+) -> None:
+    """Exit code 2, one line, nothing left behind."""
+    run = recorded(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, run, "-o", target]) == 2
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert f"gradwatch {command[0]}: -o must be a file to write to" in err
+    assert [file.name for file in tmp_path.iterdir()] == ["run"]
+
+
+def test_an_export_that_breaks_off_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file of before stays, whole."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    run, target = recorded(tmp_path / "run"), tmp_path / "a.csv"
+    target.write_text("old")
+    monkeypatch.setattr("gradwatch.sinks.export.write_csv", full)
+    assert main(["export", run, "-o", str(target)]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert target.read_text() == "old"
+    assert {file.name for file in tmp_path.iterdir()} == {"run", "a.csv"}
+
+
+def test_export_says_what_it_could_not_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What can be read is exported; the rest is named on stderr."""
+    run = recorded(tmp_path)
+    with (tmp_path / "gradwatch" / "seg-000.records.jsonl").open("a") as file:
+        file.write("{torn")
+    assert main(["export", run]) == 0
+    out, err = capsys.readouterr()
+    assert "7,exam,,,gradient_norm,0.0\n" in out
+    assert err.splitlines() == [
+        "gradwatch export: seg-000.records.jsonl: its last line is torn and was ignored."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "code"),
+    [((), (CRITICAL,), 1), ((WARNING,), (CRITICAL,), 1), ((CRITICAL,), (), 0), ((), (WARNING,), 0)],
+)
+def test_diff_fails_where_the_second_run_is_worse(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    before: tuple[Finding, ...],
+    after: tuple[Finding, ...],
+    code: int,
+) -> None:
+    """1 for something critical that was not, else 0."""
+    a, b = recorded(tmp_path / "a", *before), recorded(tmp_path / "b", *after)
+    assert main(["diff", a, b]) == code
+    out, err = capsys.readouterr()
+    assert f"A  {a}: Deep at step 7" in out.replace("\n   ", "")
+    assert err == ""
+
+
+def test_diff_with_a_run_that_was_never_judged_is_undone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No finding because nobody looked is not healthy."""
+    RunWriter(tmp_path / "b").add_record(Record(0))
+    assert main(["diff", recorded(tmp_path / "a"), str(tmp_path / "b")]) == 2
+    assert "ended before its first report" in capsys.readouterr().err
+
+
+def test_markdown_goes_into_a_file_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`-o` is where to write, `--markdown` what; the exit code is that of the verdict."""
+    run, target = recorded(tmp_path / "run", CRITICAL), tmp_path / "a.md"
+    assert main(["report", run, "--markdown", "-o", str(target)]) == 1
+    assert capsys.readouterr() == ("", "")
+    assert main(["report", run, "--markdown"]) == 1
+    assert target.read_text() == capsys.readouterr().out

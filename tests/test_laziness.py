@@ -5,10 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
-HEAVY = ("torch", "tensorboard", "tensorflow", "lightning", "transformers")
+HEAVY = ("torch", "tensorboard", "tensorflow", "lightning", "transformers", "wandb")
 LIGHT = """
 import gradwatch, gradwatch.cli, gradwatch.core.report, gradwatch.core.runfolder
 import gradwatch.core.specimens, gradwatch.sinks.console, gradwatch.sinks.runfolder
+import gradwatch.core.comparison, gradwatch.core.runfolder_stream
+import gradwatch.sinks.diff, gradwatch.sinks.export, gradwatch.sinks.markdown, gradwatch.sinks.wandb
 import gradwatch.viewer.report
 from gradwatch.core import catalog
 catalog.detectors(), catalog.remedies(), catalog.names()

@@ -11,13 +11,15 @@ from statistics import median
 from typing import Final
 
 from gradwatch.core.finding import Cause
-from gradwatch.core.record import NO_GRAD_INPUT, Parameter, Record
-from gradwatch.detectors import _depth, _groups, _inputs, _outcome
+from gradwatch.core.record import NO_GRAD_INPUT, Group, Parameter, Record
+from gradwatch.detectors import _depth, _groups, _inputs, _norms, _outcome
 
 SLOW: Final = 1e-5
 """Typical update-to-weight ratio under which the steps are too small ..."""
 FAST: Final = 0.1
 """... and above which they are too large."""
+HEAVY: Final = 0.99
+"""Momentum of plain gradient descent from which on it adds up the steps of a hundred others."""
 TINY: Final = 1e-3
 """Size of the inputs of a recurrent layer under which it does not see them."""
 OVERSIZED: Final = 4.0
@@ -33,6 +35,13 @@ def suspect(born: Record, latest: Record) -> Cause:
     if typical is not None and typical <= SLOW:
         text = f"The steps are too small: the typical weight changes by {typical:.2g} in one."
         return Cause("learning-rate", text, share=1.0)
+    if heavy := [g for g in latest.groups if _plain(g) and (g.momentum or 0.0) >= HEAVY]:
+        text = (
+            f"A momentum of {heavy[0].momentum:g} adds up the steps of {_steps(heavy[0])} others."
+        )
+        return Cause("optimizer", text, share=1.0)
+    if unfit := _norms.unfit(_norms.norms(born)):
+        return Cause("normalisation", unfit, share=1.0)
     if (off := _inputs.off_scale(born)) is not None:
         return Cause(off.cause, off.text, off.layers, share=1.0)
     if found := list(_read_by_recurrent(born)):
@@ -58,6 +67,15 @@ def suspect(born: Record, latest: Record) -> Cause:
         "the inputs, or the inputs say nothing of them.",
         share=1.0,
     )
+
+
+def _plain(group: Group) -> bool:
+    """Whether its steps are as large as its momentum makes them: Adam's are not."""
+    return group.second_momentum is None
+
+
+def _steps(group: Group) -> int:
+    return round(1 / max(1e-9, 1 - (group.momentum or 0.0)))
 
 
 def _read_by_recurrent(record: Record) -> Iterator[tuple[str, float]]:

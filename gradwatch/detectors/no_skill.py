@@ -48,6 +48,9 @@ class LearnsNothing:
     """Part of a constant answer's loss by which answers may be worse than it, and near it."""
     errors: float = 2.0
     """Standard errors by which the mean of the exams is above nothing."""
+    worse: float = 0.5
+    """Part of a constant answer's loss, and of the loss at the beginning, by which both have to be
+    exceeded by answers that became worse."""
     long: int = 100
     """Steps of a run whose second half has to bring something."""
     flat: float = 0.05
@@ -69,6 +72,8 @@ class LearnsNothing:
             return self._flat(history, going)
         if len(seen) < self.exams:
             return ()
+        if lost := self._lost(history, seen, going):
+            return lost
         half = len(seen) // 2
         each = [answer.skill or 0.0 for _, answer in seen]
         early, late = (_skill([a for _, a in part]) for part in (seen[:half], seen[half:]))
@@ -99,6 +104,36 @@ class LearnsNothing:
                 (suspect(history.records[0], seen[-1][0]),),
                 f"Over {len(seen)} exams; {going.text}.",
                 {"skill": late, "constant": constant},
+            ),
+        )
+
+    def _lost(
+        self, history: History, seen: Sequence[tuple[Record, Answer]], going: Progress
+    ) -> tuple[Finding, ...]:
+        """Answers that have become far worse than constant ones, whatever they were before."""
+        late = [answer for record, answer in seen if record.step >= history.last_step / 2]
+        if len(late) < self.exams or going.moving is not False:
+            return ()
+        each = [answer.skill or 0.0 for answer in late]
+        if max(each) >= 0 or median(each) > -self.worse or any(a.assumed for a in late):
+            return ()
+        rise = going.fall < -self.worse * abs(going.begin)
+        if not rise:
+            return ()
+        record = seen[-1][0]
+        return (
+            Finding(
+                self.name,
+                Severity.CRITICAL if history.last_step + 1 >= self.long else Severity.WARNING,
+                f"after {history.last_step + 1} steps the answers are worse than one that is the "
+                f"same for every sample: the {late[-1].kind} is {late[-1].loss:.4g}, and that of "
+                f"the best constant answer {late[-1].constant:.4g}",
+                (),
+                next(r.step for r, _ in seen if r.step >= history.last_step / 2),
+                record.step,
+                (suspect(history.records[0], record),),
+                f"In all {len(late)} exams of the second half; {going.text}.",
+                {"skill": median(each), "constant": late[-1].constant},
             ),
         )
 

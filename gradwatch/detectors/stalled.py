@@ -10,7 +10,7 @@ from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import History
 from gradwatch.core.progress import Progress, progress
 from gradwatch.core.record import Parameter, Record
-from gradwatch.detectors import _outcome, _slow, _steps
+from gradwatch.detectors import _outcome, _slow, _steps, _unmoved
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +60,24 @@ class StalledUpdates:
         """Judge the run as of its latest exam."""
         going = progress(history)
         streak = _steps.since(history, self._stands_still)
-        found = self._slow(history, going) or self._promises_little(history, going)
+        found = self._never(history, going)
+        found = found or self._slow(history, going) or self._promises_little(history, going)
         if _outcome.lasting(streak):
             found = self._ended(history, streak, going) or self._nothing(streak, going) or found
         return () if found is None else (found,)
+
+    def _never(self, history: History, going: Progress) -> Finding | None:
+        """Some weights get gradients and never change, not in the last bit, while others do."""
+        exams, stuck = _unmoved.unmoved(history)
+        if not stuck:
+            return None
+        severity = Severity.CRITICAL if going.moving is False else Severity.WARNING
+        text = (
+            "They get gradients, an optimizer with a learning rate holds them, and they do not "
+            "change: its step() is never called, or their values are put back."
+        )
+        layers = _outcome.layers_of(stuck)
+        return _finding(exams, severity, "disconnection", text, going, None, layers)
 
     def _slow(self, history: History, going: Progress) -> Finding | None:
         """Something moves, and it would take ten times as long."""

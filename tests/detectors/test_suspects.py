@@ -19,6 +19,7 @@ from gradwatch.detectors.forgotten import ForgottenParameters
 from gradwatch.detectors.no_skill import LearnsNothing
 from gradwatch.detectors.nonfinite import NonFinite
 from gradwatch.detectors.squashed_logits import SquashedLogits
+from gradwatch.detectors.stalled import StalledUpdates
 from gradwatch.detectors.zero_gradient import ZeroGradient
 
 Batch = tuple[Tensor, Tensor]
@@ -250,3 +251,46 @@ def test_a_loss_that_has_often_no_value_is_not_over_when_it_has_one_again() -> N
 
     (found,) = NonFinite()(watched(net(), 100, log, rate=0.1))
     assert found.severity >= Severity.WARNING
+
+
+# --- what is made of good gradients ----------------------------------------------------------
+
+
+def test_an_optimizer_that_never_steps() -> None:
+    """Of two, one is forgotten: its weights get gradients and stay what they are."""
+    model = net(nn.ReLU(), nn.Linear(4, 64))
+    first = torch.optim.SGD(model[:3].parameters(), 0.3)
+    second = torch.optim.SGD(model[3:].parameters(), 0.3)
+    for forgotten, layers in ((True, ("4",)), (False, None)):
+        options: Any = {"strict": True, "detectors": [], "every_n_steps": 10}
+        with gradwatch.watch(model, [first, second], **options) as watcher:
+            for _ in range(60):
+                x, y = labels()
+                loss = F.cross_entropy(model(x), y)
+                model.zero_grad()
+                loss.backward()
+                first.step()
+                if not forgotten:
+                    second.step()
+                watcher.step(loss)
+        found = [f for f in StalledUpdates()(watcher.history) if f.cause == "disconnection"]
+        assert (found[0].layers if found else None) == layers
+
+
+@pytest.mark.parametrize(("momentum", "sick"), [(0.9999, True), (0.5, False)])
+def test_answers_that_become_worse_than_constant_by_heavy_momentum(
+    momentum: float, sick: bool
+) -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=momentum)
+    with gradwatch.watch(model, optimizer, strict=True, detectors=[], every_n_steps=10) as watcher:
+        for _ in range(200):
+            x, y = labels()
+            loss = F.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            watcher.step(loss)
+    found = LearnsNothing()(watcher.history)
+    assert bool(found) == sick
+    assert [f.cause for f in found] == (["optimizer"] if sick else [])
