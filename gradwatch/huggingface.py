@@ -10,21 +10,18 @@ from __future__ import annotations
 import shlex
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from gradwatch.callback import Callback
 from gradwatch.checking.patient import unwrapped
-from gradwatch.core.finding import Detector, Severity
 from gradwatch.core.reporter import warn_safely
-from gradwatch.core.sink import Sink
-from gradwatch.core.verdict import Verdicts
 from gradwatch.instrument.graph import unobservable
 from gradwatch.instrument.hooks import Hook
-from gradwatch.instrument.schedule import Schedule
-from gradwatch.recording import Recording, budget_of
+from gradwatch.recording import Recording
 from gradwatch.sinks.console import Console
 from gradwatch.sinks.latest import Latest
 from gradwatch.sinks.runfolder import RunFolder
@@ -44,7 +41,7 @@ if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
 
-class GradWatch(TrainerCallback):
+class GradWatch(Callback, TrainerCallback):
     """Watches a `transformers.Trainer` train, and prints the report at the end.
 
     With `report_to="tensorboard"` it writes to the Trainer's own event file and puts the run folder
@@ -65,40 +62,8 @@ class GradWatch(TrainerCallback):
         strict: raise errors of gradwatch itself instead of warning once and stepping aside.
     """
 
-    verdicts: Verdicts | None = None
-    """What the trial of the latest training gave."""
-
-    watcher: Watcher | None = None
-    """That of the latest training: `watcher.report()` tells what is known as of now. None before,
-    and in all processes but the first: gradients are read reduced."""
-
-    def __init__(
-        self,
-        *,
-        every_n_steps: int = 50,
-        report: bool = True,
-        stop_on: str | None = None,
-        sinks: Iterable[Sink] = (),
-        detectors: Iterable[Detector] | None = None,
-        trace_forward: bool = True,
-        try_remedies: bool | float = False,
-        strict: bool = False,
-    ) -> None:
-        if stop_on not in (None, "critical", "warning"):
-            raise ValueError(f"stop_on must be 'critical', 'warning' or None, got {stop_on!r}")
-        Schedule(every_n_steps)  # raises here, and not when the training begins
-        self._options: dict[str, Any] = {
-            "every_n_steps": every_n_steps,
-            "detectors": None if detectors is None else tuple(detectors),
-            "trace_forward": trace_forward,
-            "strict": strict,
-        }
-        self._prints = report
-        self._seconds = budget_of(try_remedies)
-        self._recording: Recording | None = None
+    def _forget(self) -> None:
         self._keeping: RemovableHandle | None = None
-        self._stop_on = None if stop_on is None else Severity[stop_on.upper()]
-        self._sinks = tuple(sinks)
         self._latest = Latest()
         self._losses: list[Tensor] = []
         self._loss_seen = False
@@ -186,10 +151,7 @@ class GradWatch(TrainerCallback):
             console.close()
             print(self._advice)
         self._advice = ""
-        recording, self._recording = self._recording, None
-        if recording is not None and self.watcher is not None:
-            model = unwrapped(kwargs["model"])
-            self._safely(lambda: self._try(recording, model))
+        self._try_remedies(unwrapped(kwargs["model"]), None)
 
     # --- remedies ----------------------------------------------------------------------------
 
@@ -201,22 +163,6 @@ class GradWatch(TrainerCallback):
                 own._safely(lambda: recording.keep(kwargs))
 
         self._keeping = model.register_forward_pre_hook(Hook(self, called), with_kwargs=True)
-
-    def _try(self, recording: Recording, model: nn.Module) -> None:
-        assert self._seconds is not None and self.watcher is not None
-        if self.watcher.report().healthy:
-            return
-        self.verdicts = recording.trial(model, None, self._seconds)
-        print(self.verdicts)
-
-    def _safely(self, act: Callable[[], None]) -> None:
-        try:
-            act()
-        except Exception as error:
-            if self._options["strict"]:
-                raise
-            self._recording = None
-            warn_safely(f"gradwatch tries no remedies: {type(error).__name__}: {error}")
 
     # --- the loss ----------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import inspect
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradwatch.core.finding import Detector, Severity
+from gradwatch.callback import Callback
+from gradwatch.core.finding import Severity
 from gradwatch.core.reporter import warn_safely
 from gradwatch.core.sink import Sink
-from gradwatch.core.verdict import Verdicts
 from gradwatch.instrument.hooks import Hook
-from gradwatch.instrument.schedule import Schedule
-from gradwatch.recording import Recording, budget_of
+from gradwatch.recording import Recording
 from gradwatch.sinks.console import Console
 from gradwatch.sinks.latest import Latest
 from gradwatch.sinks.logger import LoggerScalars
@@ -41,7 +40,7 @@ else:
 PACKAGES: Final = ("lightning.pytorch", "pytorch_lightning")
 
 
-class GradWatch(Base):
+class GradWatch(Callback, Base):
     """Watches a training, and prints the report at the end.
 
     Everything goes where the Trainer's own things go: the run folder into its `log_dir`, scalars
@@ -62,11 +61,6 @@ class GradWatch(Base):
         strict: raise errors of gradwatch itself instead of warning once and stepping aside.
     """
 
-    verdicts: Verdicts | None = None
-    """What the trial of the latest `fit` gave."""
-    watcher: Watcher | None = None
-    """That of the latest `fit`: `watcher.report()` tells what is known as of now. None before, and
-    in all processes but the first: gradients are read reduced."""
     _declared: type[GradWatch]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -76,33 +70,6 @@ class GradWatch(Base):
         kind = type(cls.__name__, bases, {"_declared": declared, "__module__": cls.__module__})
         return object.__new__(kind)
 
-    def __init__(
-        self,
-        *,
-        every_n_steps: int = 50,
-        report: bool = True,
-        stop_on: str | None = None,
-        sinks: Iterable[Sink] = (),
-        detectors: Iterable[Detector] | None = None,
-        trace_forward: bool = True,
-        try_remedies: bool | float = False,
-        strict: bool = False,
-    ) -> None:
-        if stop_on not in (None, "critical", "warning"):
-            raise ValueError(f"stop_on must be 'critical', 'warning' or None, got {stop_on!r}")
-        Schedule(every_n_steps)  # raises here, and not when the training begins
-        self._options: dict[str, Any] = {
-            "every_n_steps": every_n_steps,
-            "detectors": None if detectors is None else tuple(detectors),
-            "trace_forward": trace_forward,
-            "strict": strict,
-        }
-        self._prints = report
-        self._seconds = budget_of(try_remedies)
-        self._stop_on = None if stop_on is None else Severity[stop_on.upper()]
-        self._sinks = tuple(sinks)
-        self._forget()
-
     def _forget(self) -> None:
         self._latest = Latest()
         self._losses: list[Tensor] = []
@@ -111,8 +78,7 @@ class GradWatch(Base):
         self._handles: list[Any] = []
         self._advice = ""
         self._goes_on = False
-        self._recording: Recording | None = None
-        self.verdicts = None
+        self._recording = self.verdicts = None
 
     # --- events ------------------------------------------------------------------------------
 
@@ -195,9 +161,7 @@ class GradWatch(Base):
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Detach, print the report, and try remedies if that is wanted and needed."""
         self._end(tell=self._prints)
-        recording, self._recording = self._recording, None
-        if recording is not None and self.watcher is not None:
-            self._safely(lambda: self._try(recording, pl_module))
+        self._try_remedies(pl_module, _training_step)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Detach: nothing else is called then. Who has pressed Ctrl-C may want the report."""
@@ -232,22 +196,6 @@ class GradWatch(Base):
             warn_safely("gradwatch tries remedies for automatic optimization, one optimizer, only")
             return
         self._recording = Recording(pl_module, trainer.optimizers[0])
-
-    def _try(self, recording: Recording, pl_module: Any) -> None:
-        assert self._seconds is not None and self.watcher is not None
-        if self.watcher.report().healthy:
-            return
-        self.verdicts = recording.trial(pl_module, _training_step, self._seconds)
-        print(self.verdicts)
-
-    def _safely(self, act: Callable[[], None]) -> None:
-        try:
-            act()
-        except Exception as error:
-            if self._options["strict"]:
-                raise
-            self._recording = None
-            warn_safely(f"gradwatch tries no remedies: {type(error).__name__}: {error}")
 
     def _end(self, *, tell: bool = False) -> None:
         for handle in self._handles:

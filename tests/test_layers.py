@@ -34,8 +34,14 @@ LAYERS = {
         f"{CORE} rich gradwatch.sinks._text gradwatch.sinks.console",
         "",
     ),
+    "gradwatch.sinks.diff": (f"{CORE} rich gradwatch.sinks._text", ""),
+    "gradwatch.sinks.export": (f"{CORE} gradwatch.sinks._text", ""),
+    "gradwatch.sinks.markdown": (f"{CORE} gradwatch.sinks._text", ""),
+    "gradwatch.sinks.wandb": (f"{CORE} gradwatch.sinks._text", "wandb"),
     "gradwatch.sinks.tensorboard": (f"torch tensorboard {CORE} gradwatch.sinks._text", ""),
     "gradwatch.viewer": (f"{CORE} gradwatch.sinks._text", ""),
+    "gradwatch.viewer.loader": ("tensorboard", "gradwatch.viewer.plugin"),
+    "gradwatch.viewer.plugin": (f"tensorboard werkzeug {CORE} gradwatch.viewer", ""),
     "gradwatch.demo": (
         f"torch rich {CORE} gradwatch.data gradwatch.sinks gradwatch.viewer gradwatch.watcher",
         "",
@@ -59,9 +65,14 @@ LAYERS = {
         "gradwatch.trials gradwatch.trying",
         "",
     ),
-    "gradwatch.lightning": (f"{TORCH} gradwatch.recording gradwatch.sinks gradwatch.watcher", ""),
+    "gradwatch.callback": (f"{TORCH} {CHECKUP} gradwatch.recording gradwatch.watcher", ""),
+    "gradwatch.lightning": (
+        f"{TORCH} gradwatch.callback gradwatch.recording gradwatch.sinks gradwatch.watcher",
+        "",
+    ),
     "gradwatch.huggingface": (
-        f"{TORCH} {CHECKUP} transformers gradwatch.recording gradwatch.sinks gradwatch.watcher",
+        f"{TORCH} {CHECKUP} transformers gradwatch.callback gradwatch.recording gradwatch.sinks "
+        "gradwatch.watcher",
         "",
     ),
     "gradwatch.cli": (CORE, "gradwatch rich torch"),
