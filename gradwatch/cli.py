@@ -194,10 +194,11 @@ def _report(run: str, output: str | None, *, markdown: bool) -> int:
     elif output is None:
         _print(text_of(Group(*render(report)), _console()))
     else:
+        from gradwatch.core.runfolder_stream import Stream
         from gradwatch.viewer.report import write_html
 
         try:
-            path = write_html(report, found.history, output)
+            path = write_html(report, found.history, output, Stream(run).pulses())
         except OSError as error:
             return _undone(f"report: -o must be a file to write to: {error}")
         _print(f"{report.verdict}\nThe page is {path}: open it in a browser.")

@@ -158,8 +158,10 @@ def _raced(
         ahead = judge.best([*ahead, *more], number, usual)
         dropped = tuple(judge.dropped([*arms, *doubles], ahead))
         other = judge.at_random([arm for arm in arms if arm.courses], ahead)
-        controls = [untreated, reseeded, *([other] if other is not None else [])]
-        missing += _measured(case, [*controls, *ahead], steps, clock)
+        # In this order, so that a short budget has a verdict on the best at least.
+        last = [untreated, *ahead[:1], reseeded, *ahead[1:]]
+        last += [other] if other is not None else []
+        missing += _measured(case, last, steps, clock)
     return judge.verdicts(
         case,
         untreated,

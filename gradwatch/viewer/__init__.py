@@ -1,1 +1,1 @@
-"""The page: a run in the browser, from one self-contained file. No torch, and no server."""
+"""The page: a run in the browser, as one file or as a tab of TensorBoard. No torch."""

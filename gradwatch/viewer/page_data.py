@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+from collections import deque
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -17,21 +18,24 @@ from numpy.typing import NDArray
 
 from gradwatch import __version__
 from gradwatch.core.finding import Finding
-from gradwatch.core.history import History
+from gradwatch.core.history import History, Pulse
+from gradwatch.core.ledger import ledger
 from gradwatch.core.record import Record
 from gradwatch.core.report import Report
 from gradwatch.sinks._text import clean, code_lines
+from gradwatch.viewer.norms import NormTable
 
-MAX_NUMBERS: Final = 2_000_000
-"""Gradient norms in one page, some 2.5 bytes each: of more, neighbouring steps are merged."""
-NOT_REACHED: Final = -1.0
-NOT_MEASURED: Final = -2.0
 _DROPPED_BITS: Final = 11
 """Of the 23 bits of a float32's fraction: what remains is exact to 1 part in 8,192."""
 
 
-def page_data(report: Report, history: History) -> dict[str, Any]:
-    """Return all that the page shows; numbers that are not finite may be in it."""
+def page_data(
+    report: Report, history: History, pulses: Iterable[Pulse] | None = None
+) -> dict[str, Any]:
+    """Return all that the page shows; numbers that are not finite may be in it.
+
+    `pulses` are those of every step, where more of them are known than a history keeps.
+    """
     return {
         "gradwatch": __version__,
         "model": clean(report.model),
@@ -52,41 +56,38 @@ def page_data(report: Report, history: History) -> dict[str, Any]:
             }
             for prescription in report.prescriptions
         ],
-        "ledger": _ledger(report),
+        "ledgers": ledger_data(history.records),
         "waivers": [
             {"reason": clean(waiver.reason), "parameters": _labels(waiver.parameters)}
             for waiver in report.waivers
         ],
-        "pulse": pulse_data(history),
+        "pulse": pulse_data(history, pulses),
         "notes": [clean(note) for note in report.notes],
     }
 
 
-def pulse_data(history: History) -> dict[str, Any]:
+def pulse_data(history: History, pulses: Iterable[Pulse] | None = None) -> dict[str, Any]:
     """Return the gradient norm of every parameter, in execution order, at every step."""
-    steps, names, norms = _norms(history)
+    table = NormTable()
+    exams = deque(history.records)
+    for pulse in history.pulses if pulses is None else pulses:
+        while exams and exams[0].step < pulse.step:
+            table.add_exam(exams.popleft())
+        examined = exams and exams[0].step == pulse.step
+        table.add(pulse, exams.popleft() if examined else None)
+    for record in exams:
+        table.add_exam(record)
+    steps, names, norms, losses = table.merged()
     order = _execution_order(names, history.latest)
-    norms = norms[:, order]
-    known = dict(zip(*(array.tolist() for array in history.losses()), strict=True))
-    losses = np.asarray([known.get(step, -np.inf) for step in steps])
-    is_known = np.asarray([step in known for step in steps], bool)
-    merged = max(1, -(-norms.size // MAX_NUMBERS))
-    if merged > 1:  # the largest of the merged steps is shown, or NaN: no spike gets lost
-        starts = np.arange(0, len(steps), merged)
-        norms = np.maximum.reduceat(norms, starts)
-        losses, is_known = (np.maximum.reduceat(a, starts) for a in (losses, is_known))
-        steps = steps[::merged]
     names = [names[i] for i in order]
     return {
         "steps": steps,
-        "merged": merged,
+        "merged": table.every,
         "last": history.last_step,
         "parameters": [clean(name) for name in names],
         "layers": [clean(_owner(name)) or "(model)" for name in names],
-        "norms": pack(norms.T),
-        "losses": [
-            loss if known else None for loss, known in zip(losses.tolist(), is_known, strict=True)
-        ],
+        "norms": pack(norms[:, order].T),
+        "losses": losses,
         "exams": [record.step for record in history.records],
     }
 
@@ -103,13 +104,13 @@ def pack(values: NDArray[np.float32]) -> str:
     # Zeros, infinities and NaNs stay what they are, and nothing finite becomes infinite.
     rounded = np.where(np.isfinite(values) & np.isfinite(rounded), rounded, values)
     planes = rounded.astype("<f4").reshape(-1, 1).view(np.uint8).T
-    return base64.b64encode(gzip.compress(planes.tobytes(), 9, mtime=0)).decode("ascii")
+    return base64.b64encode(gzip.compress(planes.tobytes(), 4, mtime=0)).decode("ascii")
 
 
 def _severity(report: Report) -> str:
     if report.severity is not None:
         return str(report.severity)
-    return "unknown" if report.step < 0 else "healthy"
+    return "unknown" if report.record is None else "healthy"
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
@@ -135,57 +136,32 @@ def _finding(finding: Finding) -> dict[str, Any]:
     }
 
 
-def _ledger(report: Report) -> dict[str, Any]:
-    ledger = report.ledger
+def ledger_data(records: Iterable[Record]) -> dict[str, Any]:
+    """Return the ledger of every exam; what their entries belong to, alike in most, once."""
+    layouts: dict[tuple[tuple[str, tuple[str, ...]], ...], int] = {}
+    exams = []
+    for record in records:
+        entries = ledger(record).entries
+        if entries:
+            layout = tuple((entry.kind, entry.layers) for entry in entries)
+            exams.append(
+                {
+                    "step": record.step,
+                    "layout": layouts.setdefault(layout, len(layouts)),
+                    "bits": [round(entry.bits, 4) for entry in entries],
+                }
+            )
     return {
-        "step": None if report.record is None else report.record.step,
-        "total": ledger.total,
-        "kinds": [
-            {"kind": clean(kind.kind), "bits": kind.bits, "layers": _labels(kind.layers)}
-            for kind in ledger.by_kind()
+        "layouts": [
+            [{"kind": clean(kind), "layers": _labels(layers)} for kind, layers in layout]
+            for layout in layouts
         ],
-        "entries": [
-            {"kind": clean(entry.kind), "bits": entry.bits, "layers": _labels(entry.layers)}
-            for entry in ledger.entries
-        ],
+        "exams": exams,
     }
 
 
 def _labels(names: Iterable[str]) -> list[str]:
     return [clean(name) or "(model)" for name in names]
-
-
-def _norms(history: History) -> tuple[list[int], list[str], NDArray[np.float32]]:
-    """Return the steps, the parameters' names, and their norms by step and parameter."""
-    pulses, records = history.pulses, history.records
-    columns = {id(pulse.columns): pulse.columns.parameters for pulse in pulses}
-    examined = ((parameter.name for parameter in record.parameters) for record in records)
-    names = dict.fromkeys(name for group in (*columns.values(), *examined) for name in group)
-    steps = sorted({pulse.step for pulse in pulses} | {record.step for record in records})
-    row = {step: i for i, step in enumerate(steps)}
-    column = {name: i for i, name in enumerate(names)}
-    places = {key: [column[name] for name in group] for key, group in columns.items()}
-    norms = np.full((len(steps), len(names)), NOT_MEASURED, np.float32)
-    for pulse in pulses:
-        norms[row[pulse.step], places[id(pulse.columns)]] = pulse.norms
-    for record in records:
-        _examined(record, norms[row[record.step]], column)
-    return steps, list(names), norms
-
-
-def _examined(record: Record, norms: NDArray[np.float32], column: dict[str, int]) -> None:
-    """Fill in what a pulse lacks: norms out of the range of float32's squares."""
-    for parameter in record.parameters:
-        i = column[parameter.name]
-        if norms[i] not in (0.0, np.inf, NOT_MEASURED):
-            continue
-        if parameter.gradient is None:
-            if norms[i] == NOT_MEASURED and parameter.trainable and not parameter.reached:
-                norms[i] = NOT_REACHED
-        elif not parameter.gradient.nonfinite:
-            norms[i] = min(parameter.gradient.norm, float(np.finfo(np.float32).max))
-        elif norms[i] == NOT_MEASURED:
-            norms[i] = np.nan if parameter.gradient.nans else np.inf
 
 
 def _execution_order(names: Sequence[str], record: Record | None) -> list[int]:

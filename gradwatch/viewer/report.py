@@ -11,10 +11,11 @@ import hashlib
 import html
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from gradwatch.core.history import History
+from gradwatch.core.history import History, Pulse
 from gradwatch.core.report import Report
 from gradwatch.core.runfolder_format import to_line
 from gradwatch.sinks._text import clean
@@ -30,28 +31,36 @@ SCRIPTS: Final = (
     "timeline.js",
     "ledger.js",
     "findings.js",
+    "view.js",
     "app.js",
 )
-"""In the order of their imports: each imports from those before it only."""
+"""In the order of their imports: each imports from those before it only. The tab has one more,
+`index.js`, which fetches what a report holds."""
 _HARMLESS: Final = str.maketrans({c: f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"})
 
 
-def write_html(report: Report, history: History, path: str | os.PathLike[str]) -> Path:
+def write_html(
+    report: Report,
+    history: History,
+    path: str | os.PathLike[str],
+    pulses: Iterable[Pulse] | None = None,
+) -> Path:
     """Write the page of a run and return its path.
 
     For a run folder: `run = runfolder.read(...)`, `write_html(run.report(catalog.remedies()),
-    run.history, path)`.
+    run.history, path, Stream(run.path).pulses())`; without the last, of a long run only what a
+    history keeps is shown.
     """
     path = Path(path)
-    path.write_text(page(report, history), encoding="utf-8", newline="\n")
+    path.write_text(page(report, history, pulses), encoding="utf-8", newline="\n")
     return path
 
 
-def page(report: Report, history: History) -> str:
+def page(report: Report, history: History, pulses: Iterable[Pulse] | None = None) -> str:
     """Return the page of a run."""
     style = (STATIC / "style.css").read_text(encoding="utf-8")
     script = bundle()
-    data = page_data(report, history)
+    data = page_data(report, history, pulses)
     policy = (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
         "img-src data:; base-uri 'none'; form-action 'none'"

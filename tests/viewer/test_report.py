@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from gradwatch.core import catalog, specimens
 from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import Columns, History, Pulse
+from gradwatch.core.ledger import ledger
 from gradwatch.core.record import Call, Layer, Parameter, Record
 from gradwatch.core.remedy import Prescription
 from gradwatch.core.report import Report, examine
 from gradwatch.core.stats import OCTAVES, Stats
-from gradwatch.viewer import page_data, report
+from gradwatch.viewer import norms, page_data, report
 from gradwatch.viewer.report import page, write_html
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -121,10 +122,12 @@ def test_a_sick_run_says_what_why_and_what_to_try() -> None:
     assert data["findings"][0]["name"] == "vanishing-gradient"
     assert data["findings"][0]["causes"][0]["bits"] < -20
     assert "torch.nn.ReLU()" in data["prescriptions"][0]["code"]
-    kinds = {kind["kind"]: kind["bits"] for kind in data["ledger"]["kinds"]}
-    assert kinds["Sigmoid"] == pytest.approx(
-        sum(entry["bits"] for entry in data["ledger"]["entries"] if entry["kind"] == "Sigmoid")
-    )
+    exams, layouts = data["ledgers"]["exams"], data["ledgers"]["layouts"]
+    assert [exam["step"] for exam in exams] == [record.step for record in past.records]
+    for exam, record in zip(exams, past.records, strict=True):
+        assert len(exam["bits"]) == len(layouts[exam["layout"]])
+        assert sum(exam["bits"]) == pytest.approx(ledger(record).total, abs=0.01)
+    assert "Sigmoid" in {entry["kind"] for entry in layouts[0]}
     assert len(data["pulse"]["losses"]) == len(data["pulse"]["steps"]) > 0
 
 
@@ -142,7 +145,8 @@ def test_the_page_is_whole_and_asks_for_nothing(past: History) -> None:
     """Well-formed, no address of another machine, and a policy that allows this file only."""
     text = page(judged(past), past)
     found = Page(text)
-    assert not re.search(r"https?:|//[a-z]|@import|url\(", text.replace("// ", ""), re.IGNORECASE)
+    words = text.replace("// ", "").replace(found.data["pulse"]["norms"], "")  # base64 may hold //
+    assert not re.search(r"https?:|//[a-z]|@import|url\(", words, re.IGNORECASE)
     assert all("src" not in attributes for _, attributes in found.elements)
     policy = next(a["content"] for t, a in found.elements if t == "meta" and "content" in a)
     assert policy is not None and policy.startswith("default-src 'none'; ")
@@ -196,7 +200,11 @@ def test_a_run_of_1500_steps_and_50_layers_is_small() -> None:
     past = history(1500, 50)
     assert len(page(judged(past), past).encode()) < 1_500_000
     assert sum(file.stat().st_size for file in report.STATIC.iterdir()) < 60_000
-    assert {file.name for file in report.STATIC.iterdir()} == {*report.SCRIPTS, "style.css"}
+    assert {file.name for file in report.STATIC.iterdir()} == {
+        *report.SCRIPTS,
+        "index.js",
+        "style.css",
+    }
 
 
 def test_merging_steps_loses_no_spike(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,15 +213,17 @@ def test_merging_steps_loses_no_spike(monkeypatch: pytest.MonkeyPatch) -> None:
     def change(norms: NDArray[np.float32]) -> None:
         norms[17, 0], norms[33, 1], norms[34, 1], norms[:, 2] = 1e30, np.nan, 1e9, -1
 
-    monkeypatch.setattr(page_data, "MAX_NUMBERS", 200)
+    monkeypatch.setattr(norms, "MAX_NUMBERS", 200)
     past = history(100, 3, change)
     data = page_data.pulse_data(past)
-    norms = unpack(data["norms"], len(data["steps"]))
-    assert data["merged"] == 3 and norms.shape == (6, 34)
-    assert data["steps"][:3] == [0, 3, 6]
-    assert norms[0, 17 // 3] == pytest.approx(1e30, rel=1e-3)
-    assert np.isnan(norms[1, 33 // 3]) and (norms[2] == -1).all()
-    assert data["losses"][1] == pytest.approx(2 / 4)
+    shown = unpack(data["norms"], len(data["steps"]))
+    assert data["merged"] == 4 and shown.shape == (6, 25)
+    assert data["steps"] == list(range(0, 100, 4))
+    assert shown[0, 17 // 4] == pytest.approx(1e30, rel=1e-3)
+    assert np.isnan(shown[1, 33 // 4]) and (shown[2] == -1).all()
+    exact = np.stack([pulse.norms for pulse in past.pulses])
+    np.testing.assert_allclose(shown[3], exact[:, 3].reshape(25, 4).max(1), rtol=2e-4)
+    assert data["losses"] == pytest.approx([2 / (1 + step) for step in range(0, 100, 4)])
 
 
 def test_rows_stand_in_execution_order() -> None:

@@ -93,17 +93,11 @@ function curve(context, values, scale, axis) {
 
 /** Mark each loss that is not finite with a cross at the top. */
 function marks(context, values, scale) {
-  context.strokeStyle = theme("critical");
-  context.lineWidth = 2;
+  context.fillStyle = theme("critical");
+  context.textAlign = "center";
   values.forEach((value, column) => {
     if (value === null || Number.isFinite(value)) return;
-    const x = scale.middle(column);
-    context.beginPath();
-    context.moveTo(x - 3, TOP - 9);
-    context.lineTo(x + 3, TOP - 3);
-    context.moveTo(x + 3, TOP - 9);
-    context.lineTo(x - 3, TOP - 3);
-    context.stroke();
+    context.fillText("✕", scale.middle(column), TOP - 6);
   });
 }
 

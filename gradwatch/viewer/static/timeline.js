@@ -17,21 +17,28 @@ const KEYS = { nan: "NaN", inf: "infinite", zero: "0", missed: "not reached" };
 /** Parameters of a layer that are listed at the cursor. */
 const MAX_PARTS = 8;
 
-/** Return the section; `draw` (again when its width changes) needs it on the page. */
-export async function timeline(pulse, findings) {
+/** Fewest columns to zoom to. */
+const CLOSEST = 5;
+
+/** Return the section; `draw` (again when its width changes) needs it on the page. `changed` is told
+ * of every other view than the one given, `chosen` of a step that is clicked. */
+export async function timeline(pulse, findings, view, changed, chosen) {
   const steps = pulse.steps.length;
   if (!steps) {
     const text = el("p", {}, "No step was recorded.");
     return { element: section("pulse", "Gradients over time", text), draw() {} };
   }
-  const state = { byLayer: true, row: 0, column: steps - 1, scale: null };
+  const whole = new Steps(pulse.steps, pulse.merged, 0, 1);
+  // Columns are counted from the first one that is shown.
+  const state = { byLayer: view.by !== "parameters", row: 0, column: 0, scale: null, first: 0, end: steps };
   const marked = new Map();
   findings.forEach(({ severity, layers }, i) => {
     for (const layer of layers) if (!marked.has(layer)) marked.set(layer, { severity, number: i + 1 });
   });
   const norms = await unpack(pulse.norms);
-  let rows = rowsOf(pulse, norms, state.byLayer);
-  let octaves = range(rows);
+  let all = rowsOf(pulse, norms, state.byLayer);
+  let octaves = range(all);
+  let [rows, losses, length] = [all, pulse.losses, steps];
 
   const map = el("canvas", { class: "sticky" });
   const spacer = el("div", {}, map);
@@ -54,15 +61,44 @@ export async function timeline(pulse, findings) {
   const choice = el("select", {
     change(event) {
       state.byLayer = event.target.value === "layers";
-      rows = rowsOf(pulse, norms, state.byLayer);
-      octaves = range(rows);
+      all = rowsOf(pulse, norms, state.byLayer);
+      octaves = range(all);
       state.row = 0;
       scroller.scrollTop = 0;
-      hide();
       drawLegend();
-      draw();
+      changed(Object.assign(view, { by: event.target.value }));
+      cut();
     },
-  }, el("option", { value: "layers" }, "layers"), el("option", { value: "parameters" }, "parameters"));
+  }, ["layers", "parameters"].map((by) =>
+    el("option", { value: by, selected: (by === "layers") === state.byLayer ? "" : null }, by)));
+  const back = el("button", { type: "button", hidden: "", click: () => zoom(0, steps, true) }, "Show all steps");
+
+  /** Show these columns of all, and say so. */
+  function zoom(first, end, whole = false) {
+    const size = Math.min(steps, Math.max(CLOSEST, end - first));
+    const cursor = state.first + state.column;
+    state.first = Math.max(0, Math.min(steps - size, first));
+    state.end = state.first + size;
+    state.column = Math.max(0, Math.min(size - 1, cursor - state.first));
+    // To the end is to where the run will have got by then; a part of a run has its own ends.
+    const part = pulse.part && !whole;
+    changed(Object.assign(view, {
+      from: state.first || part ? pulse.steps[state.first] : null,
+      to: state.end < steps || part ? pulse.steps[state.end - 1] + pulse.merged - 1 : null,
+    }));
+    cut();
+  }
+
+  function cut() {
+    const { first, end } = state;
+    const part = (row) => ({ ...row, values: row.values.subarray(first, end), parts: row.parts.map(part) });
+    rows = all.map(part);
+    losses = pulse.losses.slice(first, end);
+    length = end - first;
+    back.hidden = length === steps && !pulse.part;
+    hide();
+    draw();
+  }
 
   function draw() {
     const available = scroller.clientWidth;
@@ -72,17 +108,22 @@ export async function timeline(pulse, findings) {
     const names = [...rows, ...findings].map(({ name }) => context.measureText(name).width);
     const widest = names.reduce((a, b) => Math.max(a, b), GUTTER[0]);
     const left = Math.round(Math.min(widest + 34, GUTTER[1], available * 0.35));
-    state.scale = new Steps(pulse.steps, pulse.merged, left, Math.max(40, available - left - 8));
+    state.scale = new Steps(pulse.steps.slice(state.first, state.end), pulse.merged, left, Math.max(40, available - left - 8));
     const { row, visible } = heights(rows);
     total.textContent = rows.length.toLocaleString("en");
     more.textContent = visible < row * rows.length ? " (scroll for those that follow)" : "";
     scroller.style.height = `${visible}px`;
     spacer.style.height = `${row * rows.length}px`;
     drawRows();
-    drawSteps(resize(axis, available, AXIS), state.scale, 0, pulse.exams);
-    lossTitle.textContent = drawLoss(loss, pulse.losses, state.scale, pulse.exams);
+    drawSteps(resize(axis, available, AXIS), state.scale, 0, exams());
+    lossTitle.textContent = drawLoss(loss, losses, state.scale, exams());
     lossTitle.style.marginLeft = `${left}px`;
     drawLanes();
+  }
+
+  function exams() {
+    const [first, last] = [pulse.steps[state.first], pulse.steps[state.end - 1] + pulse.merged];
+    return pulse.exams.filter((step) => step >= first && step < last);
   }
 
   function drawRows() {
@@ -98,6 +139,7 @@ export async function timeline(pulse, findings) {
         class: `bar ${finding.severity}`, href: `#finding-${i + 1}`,
         "aria-label": `${finding.name}, steps ${finding.since} to ${finding.until}`,
       });
+      bar.hidden = finding.until < scale.steps[0] || finding.since >= scale.steps.at(-1) + pulse.merged;
       bar.style.left = `${from}px`;
       bar.style.width = `${Math.max(6, end - from)}px`;
       const name = el("span", { class: "name" }, `${i + 1} ${finding.name}`);
@@ -117,7 +159,7 @@ export async function timeline(pulse, findings) {
       legend.append(text("gradient norm"), text(label(low)), shades, text(label(high)));
     }
     const samples = { nan: NaN, inf: Infinity, zero: 0, missed: -1 };
-    const kinds = new Set(rows.flatMap(({ values }) => [...new Set(Array.from(values, kindOf))]));
+    const kinds = new Set(all.flatMap(({ values }) => [...new Set(Array.from(values, kindOf))]));
     for (const [kind, sample] of Object.entries(samples)) {
       if (!kinds.has(kind)) continue;
       legend.append(el("span", { class: "key" },
@@ -125,8 +167,8 @@ export async function timeline(pulse, findings) {
     }
     const key = (sign, words) => el("span", { class: "key" }, el("span", { class: "exam" }, sign), words);
     if (pulse.exams.length) legend.append(key("▴", "examined in full"));
-    const { breaks } = new Steps(pulse.steps, pulse.merged, 0, 1);
-    if (breaks.length) legend.append(key("┆", "steps in between were not kept"));
+    if (whole.breaks.length) legend.append(key("┆", "steps in between were not kept"));
+    legend.append(back);
   }
 
   /** Show the numbers of a cell; `x` and `y` are where to, in the window. */
@@ -134,10 +176,10 @@ export async function timeline(pulse, findings) {
     Object.assign(state, { row, column });
     const { scale } = state;
     const { name, values, parts } = rows[row];
-    const told = real(pulse.losses[column]);
+    const told = real(losses[column]);
     const lines = [
       el("b", {}, name),
-      muted(scale.label(column), column === worst(values, 0, steps) ? ", the largest of this row" : ""),
+      muted(scale.label(column), column === worst(values, 0, length) ? ", the largest of this row" : ""),
       el("span", { class: "value" }, "gradient norm ", el("b", {}, words(values[column]))),
       ...(parts.length > 1 ? parts.slice(0, MAX_PARTS).map((part) =>
         muted(`${part.name.split(".").at(-1)}: ${words(part.values[column])}`)) : []),
@@ -162,24 +204,49 @@ export async function timeline(pulse, findings) {
     tip.hidden = line.hidden = box.hidden = true;
   }
 
-  function point(event, row) {
+  /** The columns under the pointer; none where the names are. */
+  function under(event) {
     const x = event.clientX - charts.getBoundingClientRect().left;
-    if (!state.scale || x < state.scale.left || !rows[row]) return hide();
-    const [from, end] = state.scale.under(Math.floor(x));
-    show(row, worst(rows[row].values, from, end), event.clientX, event.clientY);
+    return state.scale && x >= state.scale.left ? state.scale.under(Math.floor(x)) : null;
+  }
+
+  function point(event, row) {
+    const columns = under(event);
+    if (!columns || !rows[row]) return hide();
+    show(row, worst(rows[row].values, ...columns), event.clientX, event.clientY);
   }
 
   function move(event) {
-    const page = Math.max(1, Math.floor(steps / 10));
+    const page = Math.max(1, Math.floor(length / 10));
     const [down, right] = {
       ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1],
       PageUp: [0, -page], PageDown: [0, page], Home: [0, -steps], End: [0, steps],
     }[event.key] ?? [0, 0];
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "Escape") return hide();
-    if (!down && !right) return;
+    if (event.key === "Enter") choose(state.column);
+    if (event.key === "0") zoom(0, steps, true);
+    if (event.key === "+" || event.key === "=") closer(0.5, state.column);
+    if (event.key === "-") closer(2, state.column);
+    if (!down && !right && !"+=-0".includes(event.key)) return;
     event.preventDefault();
-    at(Math.min(rows.length - 1, Math.max(0, state.row + down)),
-      Math.min(steps - 1, Math.max(0, state.column + right)));
+    const column = Math.min(steps - 1, Math.max(0, state.first + state.column + right));
+    if (column < state.first) zoom(column, column + length);
+    if (column >= state.end) zoom(column + 1 - length, column + 1);
+    at(Math.min(rows.length - 1, Math.max(0, state.row + down)), column - state.first);
+  }
+
+  /** Change the number of columns by a factor; the one given stays where it is. */
+  function closer(factor, column) {
+    const size = Math.round(Math.max(CLOSEST, length * factor));
+    const first = Math.round(state.first + column - (column / length) * size);
+    zoom(first, first + size);
+  }
+
+  function choose(column) {
+    const step = state.scale.steps[column] + pulse.merged - 1;
+    changed(Object.assign(view, { step }));
+    chosen(step);
   }
 
   function at(row, column) {
@@ -193,6 +260,19 @@ export async function timeline(pulse, findings) {
     show(row, column, cell.left, cell.top);
   }
 
+  // A drag zooms to what it covers, a click chooses a step.
+  let grip = null;
+  scroller.addEventListener("pointerdown", (event) => {
+    grip = event.button ? null : { x: event.clientX, column: under(event) };
+  });
+  scroller.addEventListener("pointerup", (event) => {
+    const [begin, end] = [grip, under(event)];
+    grip = null;
+    if (!begin?.column || !end) return;
+    const [low, high] = [begin.column[0], end[0]].sort((a, b) => a - b);
+    if (Math.abs(event.clientX - begin.x) > 5) zoom(state.first + low, state.first + high + 1);
+    else choose(state.column);
+  });
   scroller.addEventListener("scroll", () => state.scale && drawRows());
   scroller.addEventListener("keydown", move);
   scroller.addEventListener("focus", () => {
@@ -206,11 +286,18 @@ export async function timeline(pulse, findings) {
   loss.addEventListener("pointermove", (event) => point(event, Math.min(state.row, rows.length - 1)));
   for (const element of [scroller, loss]) element.addEventListener("pointerleave", hide);
   drawLegend();
+  if (view.from || view.to) {
+    state.first = Math.max(0, Math.min(steps - CLOSEST, whole.column(view.from ?? 0)));
+    state.end = Math.min(steps, Math.max(state.first + CLOSEST, whole.column(view.to ?? Infinity) + 1));
+    cut();
+  }
+  state.column = length - 1;
   return { element: section("pulse", "Gradients over time",
     el("p", { class: "muted" }, "Each row is one of ", total, " ", choice, " in execution order", more,
       "; each column is a step; the colour is the norm of the gradient, in powers of two. ",
       el("span", { id: "pulse-keys" },
-        "Point at it, or move with the arrow keys, for the numbers.")),
+        "Point, or use the arrow keys, for the numbers; drag, or press + and −, to zoom; ",
+        "click, or press Enter, for a step's ledger.")),
     legend, charts, tip), draw };
 }
 
