@@ -11,6 +11,8 @@ from gradwatch.detectors import _outcome
 
 PART: Final = 0.05
 """Share of all trainable elements under which they are no matter."""
+ROUNDS: Final = 2.0**-20
+"""Part of a weight from which on a step of plain descent is seen in some of its elements."""
 LEAST: Final = 1e-8
 """Learning rate under which a weight may well round back to what it was."""
 
@@ -42,4 +44,7 @@ def _pushed(record: Record, name: str) -> bool:
         return False
     group = record.groups[p.group] if p.group is not None else None
     rate = None if group is None else group.learning_rate
-    return rate is None or rate >= LEAST
+    if rate is None or p.weight is None:
+        return False
+    # A step that rounds to nothing is no step that was not made.
+    return rate >= LEAST and rate * p.gradient.rms > ROUNDS * p.weight.rms
