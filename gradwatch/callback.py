@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from torch import Tensor
+
 from gradwatch.checking.batch import TrainingStep
 from gradwatch.core.finding import Detector, Severity
 from gradwatch.core.reporter import warn_safely
@@ -12,6 +14,7 @@ from gradwatch.core.sink import Sink
 from gradwatch.core.verdict import Verdicts
 from gradwatch.instrument.schedule import Schedule
 from gradwatch.recording import Recording, budget_of
+from gradwatch.sinks.latest import Latest
 from gradwatch.watcher import Watcher
 
 
@@ -53,8 +56,11 @@ class Callback:
         self._forget()
 
     def _forget(self) -> None:
-        """Set what belongs to one training."""
-        raise NotImplementedError
+        """Set what belongs to one training to what it is before."""
+        self._recording = self.verdicts = None
+        self._latest = Latest()
+        self._losses: list[Tensor] = []
+        self._advice = ""
 
     def _try_remedies(self, model: Any, training_step: TrainingStep | None) -> None:
         """Try remedies on what was recorded, if anything was, and the report asks for it."""

@@ -63,13 +63,11 @@ class GradWatch(Callback, TrainerCallback):
     """
 
     def _forget(self) -> None:
+        super()._forget()
         self._keeping: RemovableHandle | None = None
-        self._latest = Latest()
-        self._losses: list[Tensor] = []
         self._loss_seen = False
         self._scaler: Any = None
         self._end: weakref.finalize[..., Any] | None = None
-        self._advice = ""
 
     # --- events ------------------------------------------------------------------------------
 

@@ -71,14 +71,11 @@ class GradWatch(Callback, Base):
         return object.__new__(kind)
 
     def _forget(self) -> None:
-        self._latest = Latest()
-        self._losses: list[Tensor] = []
+        super()._forget()
         self._loss: Tensor | None = None
         self._number = 0
         self._handles: list[Any] = []
-        self._advice = ""
         self._goes_on = False
-        self._recording = self.verdicts = None
 
     # --- events ------------------------------------------------------------------------------
 

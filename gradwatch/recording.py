@@ -34,7 +34,7 @@ class Recording:
     """The beginning of a training, in the host's memory: weights, optimizer, the first batches."""
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self._born = _to_host(copy.copy(model.state_dict()))
+        self._born = _to_host(model.state_dict())
         self._optimizer = remade(optimizer, model)
         self._batches: list[Any] = []
 

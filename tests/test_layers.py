@@ -65,7 +65,10 @@ LAYERS = {
         "gradwatch.trials gradwatch.trying",
         "",
     ),
-    "gradwatch.callback": (f"{TORCH} {CHECKUP} gradwatch.recording gradwatch.watcher", ""),
+    "gradwatch.callback": (
+        f"{TORCH} {CHECKUP} gradwatch.recording gradwatch.sinks gradwatch.watcher",
+        "",
+    ),
     "gradwatch.lightning": (
         f"{TORCH} gradwatch.callback gradwatch.recording gradwatch.sinks gradwatch.watcher",
         "",

@@ -69,9 +69,9 @@ def read(run_dir: str | os.PathLike[str]) -> Run:
 
     Raises `FileNotFoundError` when there is none, `FutureVersion` when a later gradwatch wrote it.
     """
-    path, headers = _find(Path(run_dir))
+    path, headers = find(Path(run_dir))
     problems: list[str] = []
-    parts = _resumed(headers, problems)
+    parts = resumed(headers, problems)
     exams = {step: part for part in parts for step in part.records}
     steps = sorted(exams)
     records = [
@@ -96,7 +96,8 @@ def read(run_dir: str | os.PathLike[str]) -> Run:
     )
 
 
-def _find(run_dir: Path) -> tuple[Path, Iterable[Path]]:
+def find(run_dir: Path) -> tuple[Path, Iterable[Path]]:
+    """Return the run folder and the headers of its segments; raises as `read` does."""
     for path in (run_dir / FOLDER, run_dir):
         if path.is_dir() and (found := segments(path)):
             return path, found.values()
@@ -106,7 +107,7 @@ def _find(run_dir: Path) -> tuple[Path, Iterable[Path]]:
     )
 
 
-def _resumed(headers: Iterable[Path], problems: list[str]) -> list[Segment]:
+def resumed(headers: Iterable[Path], problems: list[str]) -> list[Segment]:
     """Open the segments; a resumed run overrides what was written from its first step on."""
     parts: list[Segment] = []
     session = ""

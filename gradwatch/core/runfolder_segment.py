@@ -31,6 +31,8 @@ from gradwatch.core.stats import Active
 T = TypeVar("T")
 LONGEST_LINE: Final = 64 * 2**20
 """Bytes; what is longer is not ours (the layout of a model of 100,000 calls has 10 MB)."""
+CHUNK: Final = 2**22
+"""Bytes of pulses that are read at once."""
 DAMAGE: Final = (
     *(ValueError, TypeError, KeyError, IndexError, AttributeError),
     *(OverflowError, RecursionError, OSError),
@@ -132,10 +134,19 @@ class Segment:
         """Read as many of the first and of the last pulses as a `History` keeps."""
         count = self._pulse_count
         first = min(count, FIRST_PULSES)
-        last = max(first, count - LAST_PULSES)
-        for start, stop in ((0, first), (last, count)):
+        return self._pulses((0, first), (max(first, count - LAST_PULSES), count))
+
+    def all_pulses(self) -> Iterator[Pulse]:
+        """Read every pulse, some at a time."""
+        count = self._pulse_count
+        some = max(1, CHUNK // pulse_rows(self._columns).itemsize)
+        return self._pulses(*((at, min(at + some, count)) for at in range(0, count, some)))
+
+    def _pulses(self, *spans: tuple[int, int]) -> Iterator[Pulse]:
+        kind = pulse_rows(self._columns)
+        for start, stop in spans:
             try:
-                rows = self._rows(".pulses.bin", pulse_rows(self._columns), start, stop - start)
+                rows = self._rows(".pulses.bin", kind, start, stop - start)
             except DAMAGE as damage:
                 self._problem(".pulses.bin", f"its pulses were skipped ({damage})")
                 return

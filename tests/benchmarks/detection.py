@@ -8,14 +8,9 @@ is printed in `detection_tables` and `detection_readme`.
 from __future__ import annotations
 
 import json
-import logging
 import math
-import multiprocessing
-import os
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
@@ -23,9 +18,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
 from gradwatch.core import catalog
@@ -36,16 +29,14 @@ from gradwatch.core.report import Report, examine
 from gradwatch.instrument.schedule import Schedule
 from tests.benchmarks.peers import PEERS
 from tests.benchmarks.readings import Seen
+from tests.benchmarks.workers import WORKERS, choose, work_on
 from tests.zoo.case import Case, Trial, train
 from tests.zoo.corpus import collect
 
-WORKERS: Final = 2
 EVERY_N_STEPS: Final = 20
 """The one schedule for all: the shortest cases make 60 steps and should get some exams."""
 SETTLED: Final = 10
 """Peers are asked at the exams after this step: what a net was born with may heal by then."""
-QUICK: Final = 8
-"""`--quick` takes every so manyth case."""
 SOON: Final = 0.2
 """Share of the steps after the onset within which a warning is in time."""
 EXAMS: Final = 3
@@ -327,12 +318,6 @@ def corpus(module: str | None) -> dict[str, Case]:
     return collect() if module is None else load(module)
 
 
-def _start() -> None:
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")  # a sick training may well cause some
-    logging.getLogger("gradwatch").setLevel(logging.ERROR)
-
-
 def _work(module: str | None, name: str, cured: bool) -> tuple[object, ...]:
     """What `watch` found, without the case: recipes do not travel between processes."""
     run = watch(corpus(module)[name], cured=cured)
@@ -342,23 +327,12 @@ def _work(module: str | None, name: str, cured: bool) -> tuple[object, ...]:
 def run_all(cases: Mapping[str, Case], module: str | None = None) -> list[Run]:
     """Watch all cases, of the corpus or of another module, and the twins of the sick ones."""
     jobs = [
-        (name, cured)
+        (module, name, cured)
         for name, case in cases.items()
         for cured in ((False, True) if case.sick else (False,))
     ]
-    # One thread each: the trainings are so small that a second one only waits for the first.
-    os.environ["OMP_NUM_THREADS"] = "1"
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(WORKERS, context, initializer=_start)
-    with pool, Progress(transient=True) as progress:
-        futures = {pool.submit(_work, module, *job): job for job in jobs}
-        finished = progress.track(as_completed(futures), len(jobs), description="training")
-        try:
-            results = {futures[future]: future.result() for future in finished}
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # else all others are trained before it is said
-            raise
-    return [Run(cases[job[0]], *results[job]) for job in jobs]  # type: ignore[arg-type]
+    results = work_on(_work, jobs, "training")
+    return [Run(cases[job[1]], *results[job]) for job in jobs]
 
 
 def main(
@@ -372,12 +346,8 @@ def main(
     """Judge the corpus, some of it or another one, and print the tables; write what is asked."""
     from tests.benchmarks import detection_readme, detection_tables
 
-    cases = corpus(unseen)
-    if unknown := set(names or ()) - cases.keys():
-        raise SystemExit(f"no case is named {', '.join(sorted(unknown))}")
-    chosen = list(names or cases)[:: QUICK if quick else 1]
     start = time.perf_counter()
-    runs = run_all({name: cases[name] for name in chosen}, unseen)
+    runs = run_all(choose(corpus(unseen), names, quick=quick), unseen)
     if to_json is not None:
         to_json.write_text(json.dumps([run.to_json() for run in runs], indent=1), "utf-8")
     if readme is not None:

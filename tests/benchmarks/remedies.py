@@ -11,15 +11,10 @@ same way, so that "nothing can repair it" is measured, too.
 from __future__ import annotations
 
 import json
-import logging
 import math
-import multiprocessing
-import os
 import random
 import time
-import warnings
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -28,7 +23,6 @@ from typing import Final
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import Progress
 from torch import nn
 
 import gradwatch
@@ -41,7 +35,8 @@ from gradwatch.trying.candidates import candidates
 from gradwatch.trying.optimizers import factory_of
 from gradwatch.trying.twin import Case as Treatment
 from gradwatch.trying.twin import make, step
-from tests.benchmarks.detection import QUICK, WORKERS, corpus
+from tests.benchmarks.detection import corpus
+from tests.benchmarks.workers import WORKERS, choose, work_on
 from tests.zoo.case import Case
 
 BATCHES: Final = 16
@@ -199,12 +194,6 @@ def _seed(seed: int) -> None:
     np.random.seed(seed)
 
 
-def _start() -> None:
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    logging.getLogger("gradwatch").setLevel(logging.ERROR)
-
-
 def _work(module: str | None, name: str) -> Row | None:
     try:
         return measure(corpus(module)[name])
@@ -214,17 +203,8 @@ def _work(module: str | None, name: str) -> Row | None:
 
 def run_all(cases: Mapping[str, Case], module: str | None = None) -> list[Row]:
     """Measure all cases of the right form, several at a time."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(WORKERS, context, initializer=_start)
-    with pool, Progress(transient=True) as progress:
-        futures = [pool.submit(_work, module, name) for name in cases]
-        finished = progress.track(as_completed(futures), len(futures), description="trying")
-        try:
-            rows = [row for future in finished if (row := future.result()) is not None]
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    results = work_on(_work, [(module, name) for name in cases], "trying")
+    rows = [row for row in results.values() if row is not None]
     return sorted(rows, key=lambda row: row.name)
 
 
@@ -238,12 +218,9 @@ def main(
     """Measure the corpus, some of it or another one, and print the table."""
     from tests.benchmarks.remedies_table import render
 
-    cases = corpus(unseen)
-    if unknown := set(names or ()) - cases.keys():
-        raise SystemExit(f"no case is named {', '.join(sorted(unknown))}")
-    chosen = list(names or cases)[:: QUICK if quick else 1]
+    chosen = choose(corpus(unseen), names, quick=quick)
     start = time.perf_counter()
-    rows = run_all({name: cases[name] for name in chosen}, unseen)
+    rows = run_all(chosen, unseen)
     if to_json is not None:
         to_json.write_text(json.dumps([asdict(row) for row in rows], indent=1), "utf-8")
     console = Console(width=None if Console().is_terminal else 150)

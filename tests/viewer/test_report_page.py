@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,27 +20,6 @@ from gradwatch.viewer.report import write_html
 pytestmark = pytest.mark.browser
 EVIL = "</script><img src=x onerror=alert(1)>"
 NONE = np.zeros(0, np.float32)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A Chromium of this machine; GRADWATCH_REQUIRE_BROWSER=1 makes its absence a failure."""
-    missing = ""
-    executable = shutil.which("chromium") or shutil.which("google-chrome")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        missing = "the package playwright is not installed"
-    else:
-        missing = "" if executable else "neither chromium nor google-chrome is on the path"
-    if missing:
-        if os.environ.get("GRADWATCH_REQUIRE_BROWSER") == "1":
-            pytest.fail(missing)
-        pytest.skip(missing)
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        yield found
-        found.close()
 
 
 @pytest.fixture

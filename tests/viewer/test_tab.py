@@ -91,25 +91,6 @@ def tensorboard(tmp: Path, *flags: str) -> Iterator[str]:
     assert "gradwatch" not in "".join(line for line in said if "rror" in line or "arn" in line)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A Chromium of this machine; GRADWATCH_REQUIRE_BROWSER=1 makes its absence a failure."""
-    executable = shutil.which("chromium") or shutil.which("google-chrome")
-    missing = "" if executable else "neither chromium nor google-chrome is on the path"
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        missing = "the package playwright is not installed"
-    if missing:
-        if os.environ.get("GRADWATCH_REQUIRE_BROWSER") == "1":
-            pytest.fail(missing)
-        pytest.skip(missing)
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        yield found
-        found.close()
-
-
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Callable[[str], Any]]:
     """Open an address; an error, a dialog or a request to another machine fails the test."""
