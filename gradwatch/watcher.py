@@ -112,6 +112,7 @@ class Watcher:
         self._norms: Tensor | None = None
         self._scale: Tensor | float | None = None
         self._others: frozenset[int] = frozenset()
+        self._given_up = False  # an exam, because parameters were replaced in it
         self._fresh = False  # whether a backward has ended since the gradients were read
         self._versions: list[int] = []
         self._examination: Examination | None = None
@@ -356,9 +357,13 @@ class Watcher:
         if model is None or self._follow(anatomy.parameters(model)):
             return
         if self._examination is not None:  # it knows neither the new layers nor their parameters
+            if self._given_up and self._examination.renew(self._parameters):
+                return  # they are made anew in every forward pass
             self._examination.close()
             self._examination = None
-        self._due = True
+            self._given_up = self._due = True
+        elif not self._given_up:
+            self._due = True
 
     def _follow(self, parameters: dict[str, nn.Parameter]) -> bool:
         """Watch these parameters, and return whether they were watched already. One that was

@@ -158,6 +158,32 @@ def test_parameters_that_are_all_replaced_are_followed_and_not_read_stale() -> N
     assert [pulse.norm for pulse in watcher.history.pulses] == pytest.approx(norms)
 
 
+class MadeAnew(nn.Module):
+    """A layer whose parameter is another one in each forward pass, as by a mistake."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.weight = nn.Parameter(self.weight * 1.0)
+        return x @ self.weight.T
+
+
+def test_parameters_that_are_replaced_in_every_forward_pass_are_examined_and_told() -> None:
+    model = MadeAnew()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with gradwatch.watch(model, optimizer, every_n_steps=10, strict=True) as watcher:
+        for _ in range(40):
+            fit(model, optimizer, torch.randn(6, 8))
+            watcher.step()
+    assert [record.step for record in watcher.history][-2:] == [20, 30]
+    (weight,) = watcher.history.records[-1].parameters
+    assert weight.gradient is not None
+    assert weight.held is False
+    assert [finding.name for finding in watcher.report().findings] == ["forgotten-parameters"]
+
+
 def test_with_lbfgs_gradients_are_read_at_the_end_of_backward() -> None:
     model = mlp()
     optimizer = torch.optim.LBFGS(model.parameters(), max_iter=3)

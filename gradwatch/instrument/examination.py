@@ -165,6 +165,14 @@ class Examination:
             output,
         )
 
+    def renew(self, parameters: Mapping[str, nn.Parameter]) -> bool:
+        """Take these for those of the same names, which they have replaced; returns whether they
+        are the same names."""
+        if parameters.keys() != self._parameters.keys():
+            return False
+        self._parameters = dict(parameters)
+        return True
+
     def close(self) -> None:
         """Give up: no hook stays."""
         self.probe.close()
