@@ -78,8 +78,9 @@ BORN: Final = frozenset({"init", "depth", "activation", "normalisation", "data-s
 """Causes that are there before the first step: steps that are too large follow from these, and
 never the other way round."""
 OVERSIZED: Final = "oversized-updates"
-LAST_RESORT: Final = "learns-nothing"
-"""Says that something is wrong and not what: it follows from whatever else is found."""
+LAST_RESORTS: Final = ("constant-output", "learns-nothing")
+"""Say that something is wrong, and hardly what: they follow from whatever else is found, and the
+second from the first."""
 
 
 def triage(findings: Iterable[Finding]) -> tuple[Finding, ...]:
@@ -123,8 +124,8 @@ def _by_itself(finding: Finding) -> bool:
 
 def _follows(finding: Finding, other: Finding) -> bool:
     """Whether one can follow from the other."""
-    if finding.name == LAST_RESORT:
-        return True
+    if finding.name in LAST_RESORTS:
+        return other.name not in LAST_RESORTS[LAST_RESORTS.index(finding.name) :]
     if other.name == OVERSIZED and (finding.cause in BORN or _by_itself(finding)):
         return False
     if finding.name == OVERSIZED and other.cause in BORN:

@@ -9,7 +9,7 @@ from statistics import fmean, median
 from typing import Final
 
 from gradwatch.core.answer import Answer
-from gradwatch.core.losses import ABSOLUTE_ERROR, SQUARED_ERROR
+from gradwatch.core.losses import ABSOLUTE_ERROR, BINARY, SQUARED_ERROR
 from gradwatch.core.record import ZERO_GRADIENT, Record
 from gradwatch.detectors import _ending
 
@@ -138,6 +138,33 @@ def _stays(record: Record, answer: Answer) -> float:
             return 0.0
         out = max(out, (1 - passed) * answer.loss if passed is not None else 0.0)
     return out / answer.constant
+
+
+def never_no(seen: Sequence[Seen], _: float) -> Sight | None:
+    """The logits of a binary cross-entropy come from a rectifier: no sample can be denied."""
+
+    def bad(one: Seen) -> bool:
+        record, answer = one
+        ends = _ending.ending(record)
+        rectified = bool(ends) and ends[-1].layer.kind.lower() in ("relu", "relu6")
+        logits = answer.kind == BINARY and not answer.through
+        return rectified and logits and answer.outputs == 1 and answer.low >= 0
+
+    found = streak(seen, bad)
+    if not found:
+        return None
+    record, answer = found[-1]
+    last = _ending.ending(record)[-1]
+    return Sight(
+        tuple(record for record, _ in found),
+        f"`{last.layer.label}` gives nothing below 0, and a binary cross-entropy takes that for "
+        "50 % or more: no sample can be answered with less",
+        (last.layer.name,),
+        "loss",
+        f"The logits of a binary cross-entropy have either sign: without `{last.layer.label}` they "
+        "can have it.",
+        {"low": answer.low},
+    )
 
 
 def flat_end(seen: Sequence[Seen], bits: float) -> Sight | None:

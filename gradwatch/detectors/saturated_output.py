@@ -20,11 +20,12 @@ class SaturatedOutput:
     """The last function of the model, or that of its loss, is saturated while its answers are
     wrong, so that the whole net gets next to no gradient.
 
-    Six ways to get there are told apart, each by what is exact about it:
+    Seven ways to get there are told apart, each by what is exact about it:
 
     - the targets lie outside of the range of a sigmoid or tanh at the end: no output in it is near
       enough, and it is driven to where it is flat;
     - targets are negative, and a rectifier, softplus or sigmoid at the end gives nothing below 0;
+    - a rectifier stands between the last weights and a binary cross-entropy of logits;
     - such a function takes bits beyond what it takes at its steepest, and the loss (a squared
       error) does not give them back, as a cross-entropy would;
     - a policy whose logits were born so large that it tries one action only;
@@ -65,7 +66,7 @@ class SaturatedOutput:
         going = progress(history)
         if not seen:
             return ()
-        for look in (_saturated.out_of_reach, _saturated.below_zero):
+        for look in (_saturated.out_of_reach, _saturated.below_zero, _saturated.never_no):
             sight = look(seen, self.beyond) if (going.skill or 0.0) < 0.5 else None
             if sight and (
                 found := self._found(sight, going, patient=not history.checkup, stubborn=True)

@@ -179,6 +179,9 @@ def _cause(record: Record, stops: Sequence[Call], inner: tuple[str, ...]) -> Cau
             )
         if kind in _groups.BOUNDED:
             continue
+        if _groups.is_norm(kind):
+            text = f"`{call.layer.label}` takes the mean off values that are all there are."
+            return Cause("normalisation", text, where, share=1.0)
         if call.layer.weighted or kind in PRODUCTS:
             return Cause(
                 "init",

@@ -596,6 +596,12 @@ SICK: dict[str, Training] = {
     "running-statistics-fixed": Training(
         lambda: with_module(mlp(2, nn.ReLU), 0, nn.BatchNorm1d(64, momentum=0.0)), unscaled_vectors
     ),
+    "norm-over-one-value": Training(
+        lambda: nn.Sequential(
+            mlp(2, nn.ReLU), nn.Unflatten(1, (10, 1)), nn.LayerNorm(1), nn.Flatten()
+        ),
+        digit_vectors,
+    ),
     "nan-forward": Training(
         lambda: with_module(mlp(3, nn.ReLU), 4, NanForward(37)), digit_vectors, steps=45
     ),
