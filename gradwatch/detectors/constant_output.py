@@ -112,9 +112,10 @@ def _cause(place: Call) -> Cause:
         )
         return Cause("precision", text, where, share=1.0)
     if place.layer.weighted:
-        text = f"What the weights of `{label}` make of its input is too small to be seen in its sum."
+        text = f"What the weights of `{label}` make of its input is too small beside its bias."
         return Cause("init", text, where, share=1.0)
-    return Cause("activation", f"What `{label}` is given is all where it is flat.", where, share=1.0)
+    text = f"What `{label}` is given is all where it is flat."
+    return Cause("activation", text, where, share=1.0)
 
 
 def _later(place: Call) -> Cause:

@@ -52,6 +52,7 @@ class HeInit:
                 "symmetric-units",
                 "zero-gradient",
                 "learns-nothing",
+                "constant-output",
             )
         )
 

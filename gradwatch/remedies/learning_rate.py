@@ -55,6 +55,7 @@ class LowerLearningRate:
             "gradient-spike",
             "saturated-activation",
             "learns-nothing",
+            "constant-output",
             "vanishing-gradient",
         )
         return frozenset((finding, "learning-rate") for finding in findings)

@@ -54,6 +54,7 @@ class Redraw:
             "saturated-activation",
             "signal-scale",
             "learns-nothing",
+            "constant-output",
         )
         return frozenset((finding, "init") for finding in findings)
 

@@ -86,7 +86,13 @@ class SwapActivation:
         }
         if self.to == "Tanh":
             return frozenset(saturated)
-        others = ("exploding-gradient", "signal-scale", "learns-nothing", "zero-gradient")
+        others = (
+            "exploding-gradient",
+            "signal-scale",
+            "learns-nothing",
+            "zero-gradient",
+            "constant-output",
+        )
         grows = {(finding, "activation") for finding in others}
         if self.to == "ReLU":
             return frozenset(saturated | grows)

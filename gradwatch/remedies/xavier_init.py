@@ -61,6 +61,7 @@ class XavierInit:
                 "symmetric-units",
                 "zero-gradient",
                 "learns-nothing",
+                "constant-output",
             )
         )
 

@@ -78,7 +78,7 @@ def verdicts(
         model = make(case, arm.prescriptions).model
         after = outcome(arm, model)
         helped, reason = _helped(arm, after, before, control)
-        match = _steps_to_match(arm, before)
+        match = _steps_to_match(arm, untreated.courses[0].trained)
         return Verdict(arm.prescriptions, helped, reason, after, before, match, model)
 
     found = [judged(arm) for arm in treated]
@@ -182,14 +182,15 @@ def _ranked(found: Sequence[Verdict]) -> list[Verdict]:
     return sorted(found, key=order)
 
 
-def _steps_to_match(arm: Arm, before: Outcome) -> int | None:
-    """Return after how many steps the median of the latest losses is the untreated one's."""
-    if arm.changes_loss or not math.isfinite(before.loss):
+def _steps_to_match(arm: Arm, usual: float) -> int | None:
+    """Return after how many steps the median of the latest losses is what the untreated one's was
+    at its end."""
+    if arm.changes_loss or not math.isfinite(usual):
         return None
     losses = arm.courses[min(arm.courses)].losses
     width = max(3, len(losses) // 20)
     for i in range(width, len(losses) + 1):
-        if median(losses[i - width : i]) <= before.loss:
+        if median(losses[i - width : i]) <= usual:
             return i
     return None
 

@@ -107,7 +107,13 @@ def run(
     try:
         twin = make(case, arm.prescriptions, reseed=arm.reseed, seed=seed)
         arm.courses[seed] = train(
-            twin, case.batches, steps, seed=seed, watch=watch, on_step=budget.tick
+            twin,
+            case.batches,
+            steps,
+            held=case.held,
+            seed=seed,
+            watch=watch,
+            on_step=budget.tick,
         )
     except CannotApply as reason:
         arm.failed = str(reason)

@@ -42,6 +42,8 @@ class Case:
     batches: Sequence[Any]
     optimizer: Callable[[nn.Module], torch.optim.Optimizer]
     """Makes the optimizer of a copy."""
+    held: Sequence[Any] = ()
+    """Batches that nothing is trained on: what copies are judged by."""
 
 
 @dataclass
@@ -65,10 +67,20 @@ class Course:
     answers: tuple[Answer, ...] = ()
     """What the model answered in the last steps, where that could be read."""
     report: Report | None = None
+    held: tuple[float, ...] = ()
+    """Losses on the batches that are held back, during the last steps."""
 
     @property
     def end(self) -> float:
-        """The median of the last losses; infinite when the training broke off."""
+        """The median of the last losses, of batches that are held back if there are any; infinite
+        when the training broke off."""
+        if not math.isfinite(self.trained) or not all(map(math.isfinite, self.held)):
+            return math.inf
+        return median(self.held) if self.held else self.trained
+
+    @property
+    def trained(self) -> float:
+        """The same of the batches that it was trained on."""
         last = self.losses[-max(3, len(self.losses) // END) :]
         return median(last) if all(map(math.isfinite, last)) else math.inf
 
@@ -141,14 +153,17 @@ def train(
     batches: Sequence[Any],
     steps: int,
     *,
+    held: Sequence[Any] = (),
     seed: int = 0,
     watch: bool = False,
     on_step: Callable[[], None] = lambda: None,
 ) -> Course:
     """Train a twin for some steps on the batches, in an order that the seed decides; it stops
-    early when the loss is no longer finite."""
+    early when the loss is no longer finite. In the last steps it is asked for its answers, on
+    batches that are held back if there are any."""
     order = _order(len(batches), steps, seed)
     losses: list[float] = []
+    apart: list[float] = []
     answers: list[Answer] = []
     end = steps - max(ANSWERS, steps // END)
     watcher = None
@@ -161,16 +176,20 @@ def train(
         with seeded([*twin.model.parameters()], seed):
             for number, i in enumerate(order):
                 on_step()
-                loss, said = step(twin, batches[i], read=number >= end)
+                late = number >= end
+                loss, said = step(twin, batches[i], read=late)
                 if watcher is not None:
                     watcher.step(loss)
                 losses.append(float(loss))
+                if late and held and (answered := ask(twin, held[number % len(held)])):
+                    loss, said = answered
+                    apart.append(float(loss))
                 answers += [] if said is None else [said]
                 if not math.isfinite(losses[-1]):
                     break
         seconds = (time.perf_counter() - start) / len(losses)
         report = None if watcher is None else _judged(twin.model, watcher)
-        return Course(tuple(losses), seconds, tuple(answers), report)
+        return Course(tuple(losses), seconds, tuple(answers), report, tuple(apart))
     finally:
         if watcher is not None:
             watcher.close()
@@ -208,7 +227,24 @@ def step(twin: Twin, batch: Any, *, read: bool = False) -> tuple[Tensor, Answer 
     except Exception as error:
         said = f"{type(error).__name__}: {error}"
         raise StepFailed(f"the optimizer's step raised {said}") from error
-    loss = loss.detach()
-    if not looked or not readable(output, looked[0]):
-        return loss, None
-    return loss, answer.read(read_targets(output, looked[0]).tolist(), float(loss))
+    return loss.detach(), _answer(output, looked[0], loss) if looked else None
+
+
+def ask(twin: Twin, batch: Any) -> tuple[Tensor, Answer | None] | None:
+    """Return its loss on a batch that it is not trained on, and what it answers there; None where
+    its loss is no function of one output. Raises `StepFailed`."""
+    batch = fresh(batch)
+    with torch.no_grad():
+        output = forward(twin.model, batch)
+    if isinstance(batch, Whole) or not isinstance(output, Tensor):
+        return None
+    output = output.detach().requires_grad_()
+    loss = loss_of(twin.loss_fn, output, batch)
+    (gradient,) = torch.autograd.grad(loss, output)
+    return loss.detach(), _answer(output, gradient, loss)
+
+
+def _answer(output: Tensor, gradient: Tensor, loss: Tensor) -> Answer | None:
+    if not readable(output, gradient):
+        return None
+    return answer.read(read_targets(output, gradient).tolist(), float(loss))

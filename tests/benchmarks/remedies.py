@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -29,15 +29,15 @@ import gradwatch
 from gradwatch.checking.batch import StepFailed
 from gradwatch.core import catalog
 from gradwatch.core.remedy import CannotApply, Prescription
-from gradwatch.core.verdict import Outcome, Verdicts
+from gradwatch.core.verdict import Outcome, Verdict, Verdicts
 from gradwatch.remedies._modules import StandardisedTargets
 from gradwatch.trying.candidates import candidates
 from gradwatch.trying.optimizers import factory_of
 from gradwatch.trying.twin import Case as Treatment
-from gradwatch.trying.twin import make, step
+from gradwatch.trying.twin import Twin, make, step
 from tests.benchmarks.detection import corpus
 from tests.benchmarks.workers import WORKERS, choose, work_on
-from tests.zoo.case import Case
+from tests.zoo.case import Case, Trial
 
 BATCHES: Final = 16
 """Batches that a trial is given."""
@@ -47,6 +47,8 @@ MAX_STEPS: Final = 200
 MIN_STEPS: Final = 40
 SEEDS: Final = (11, 12, 13)
 """Fresh ones: a trial uses others."""
+SAME: Final = 0.98
+"""Scores that differ by less than a fiftieth say nothing of who is better."""
 FIRST: Final = 3
 """Prescriptions among which the right kind of advice has to be."""
 
@@ -134,19 +136,36 @@ def finish(case: Case, prescriptions: Sequence[Prescription], seed: int) -> floa
                 return math.inf
     except (CannotApply, StepFailed):
         return math.inf
-    # In units of the targets' deviation the loss is what the score of such a case is.
-    if trial.score is None or isinstance(twin.loss_fn, StandardisedTargets):
+    if trial.score is None and not isinstance(twin.loss_fn, StandardisedTargets):
         return median(losses[-max(5, len(losses) // 10) :])
-    _stand_in(trial.model, twin.model)
+    _stand_in(trial.model, twin)
+    if trial.score is None:
+        with torch.no_grad():
+            return median(_loss(trial) for _ in range(5))
     with torch.no_grad():
         score = trial.score()
     return score if math.isfinite(score) else math.inf
 
 
-def _stand_in(model: nn.Module, treated: nn.Module) -> None:
-    """Have the treated copy answer for the model that a score was made for."""
-    model.forward = treated.forward
+def _stand_in(model: nn.Module, twin: Twin) -> None:
+    """Have the treated copy answer for the model that a score was made for, in the units of the
+    targets: by a call of its own, so that its hooks run and it knows itself."""
+    treated, loss_fn = twin.model, twin.loss_fn
+
+    def forward(*inputs: Any, **named: Any) -> Any:
+        output = treated(*inputs, **named)
+        return output * loss_fn.std + loss_fn.mean if scaled else output
+
+    scaled = isinstance(loss_fn, StandardisedTargets)
+    model.forward = forward
     model.train = treated.train  # type: ignore[method-assign]
+
+
+def _loss(trial: Trial) -> float:
+    """The loss on a fresh batch, in its own units."""
+    assert trial.sample is not None and trial.loss_fn is not None
+    inputs, targets = trial.sample()
+    return float(trial.loss_fn(trial.model(inputs), targets))
 
 
 def _reaches(case: Case, prescriptions: Sequence[Prescription]) -> bool:
@@ -166,26 +185,42 @@ def _some_remedy(case: Case, verdicts: Verdicts) -> str:
 
 
 def _signs(case: Case, verdicts: Verdicts, untreated: Sequence[float]) -> tuple[int, int]:
-    """Compare who was better in the trial, treated or not, with who is better in full trainings;
-    where the seeds of these overlap nothing can be told."""
+    """Compare who was better in the trial, treated or the controls, with who is better in full
+    trainings; where the seeds of either overlap nothing was said, or can be told."""
     agreed = told = 0
     for verdict in verdicts:
-        predicted = _gain(verdict.treated, verdict.untreated)
-        scores = [finish(case, verdict.prescriptions, seed) for seed in SEEDS]
-        better = max(scores) < min(untreated)
-        if predicted is None or not (better or min(scores) > max(untreated)):
+        predicted = _prediction(verdict, verdicts.reseeded)
+        if not predicted:
             continue
-        told += 1
-        agreed += (predicted > 0) == better
+        scores = [finish(case, verdict.prescriptions, seed) for seed in SEEDS]
+        better = max(scores) < SAME * min(untreated)
+        if better or SAME * min(scores) > max(untreated):
+            told += 1
+            agreed += (predicted > 0) == better
     return agreed, told
 
 
-def _gain(treated: Outcome, untreated: Outcome) -> float | None:
-    if treated.skill is not None and untreated.skill is not None:
-        return treated.skill - untreated.skill
-    if not math.isfinite(untreated.loss):
-        return 1.0 if math.isfinite(treated.loss) else None
-    return untreated.loss - treated.loss
+def _prediction(verdict: Verdict, reseeded: Outcome | None) -> int:
+    """1 if all seeds were better than those of both controls, -1 if worse, 0 if they overlap."""
+    treated = _worth(verdict.treated, skill=True)
+    controls = [verdict.untreated, *([] if reseeded is None else [reseeded])]
+    others = [_worth(one, skill=True) for one in controls]
+    if None in (treated, *others):
+        if any(one.changes_loss for one in verdict.prescriptions):
+            return 0
+        treated = _worth(verdict.treated, skill=False)
+        others = [_worth(one, skill=False) for one in controls]
+    assert treated is not None
+    known = [worth for other in others if other is not None for worth in other]
+    return (min(treated) > max(known)) - (max(treated) < min(known))
+
+
+def _worth(outcome: Outcome, *, skill: bool) -> list[float] | None:
+    """What each seed is worth, in skill or in minus its loss; None where that is not known."""
+    if not skill:
+        return [-loss for loss in outcome.losses]
+    known = [one for one in outcome.skills if one is not None]
+    return known if len(known) == len(outcome.skills) else None
 
 
 def _seed(seed: int) -> None:
