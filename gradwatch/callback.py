@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from gradwatch.checking.batch import TrainingStep
 from gradwatch.core.finding import Detector, Severity
 from gradwatch.core.reporter import warn_safely
+from gradwatch.core.runfolder import find
 from gradwatch.core.sink import Sink
 from gradwatch.core.verdict import Verdicts
 from gradwatch.instrument.schedule import Schedule
@@ -70,8 +72,10 @@ class Callback:
             return
 
         def act() -> None:
-            if not watcher.report().healthy:
-                self.verdicts = recording.trial(model, training_step, seconds)
+            report = watcher.report()
+            if not report.healthy:
+                folder = _recorded(report.run_folder)
+                self.verdicts = recording.trial(model, training_step, seconds, folder)
                 print(self.verdicts)
 
         self._safely(act)
@@ -85,3 +89,11 @@ class Callback:
                 raise
             self._recording = None
             warn_safely(f"gradwatch tries no remedies: {type(error).__name__}: {error}")
+
+
+def _recorded(folder: str | None) -> str | None:
+    """Return the run folder if a run was written to it: it may have been full, or taken away."""
+    try:
+        return None if folder is None else str(find(Path(folder))[0])
+    except OSError:
+        return None

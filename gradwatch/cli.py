@@ -8,12 +8,13 @@ why.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Final, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TextIO
 
 from gradwatch import __version__
 
@@ -33,14 +34,23 @@ WIDTH: Final = 100
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
+    said = sys.argv[1:] if argv is None else argv
     try:
-        arguments = _parser().parse_args(argv)
-    except SystemExit as stop:  # argparse has said what there is to say
-        return stop.code if isinstance(stop.code, int) else UNDONE
+        try:
+            arguments = _parser().parse_args(argv)
+        except SystemExit as stop:  # argparse has said what there is to say
+            return stop.code if isinstance(stop.code, int) else UNDONE
+        return _done(arguments)
+    except _CannotPrint as error:
+        return _undone(f"{said[0]}: standard output must be a place to write to: {error}")
+
+
+def _done(arguments: argparse.Namespace) -> int:
     if arguments.command == "demo":
         return _demo(arguments.folder)
     if arguments.command == "report":
-        return _report(arguments.run, arguments.output, markdown=arguments.markdown)
+        output, markdown = arguments.output, arguments.markdown
+        return _report(arguments.run, arguments.other, output, markdown=markdown)
     if arguments.command == "diff":
         return _diff(arguments.a, arguments.b)
     if arguments.command == "export":
@@ -54,6 +64,13 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say it in one line, without the usage."""
         self.exit(UNDONE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print help, or the version, as all else is printed: argparse hides what goes wrong."""
+        if message and file is sys.stdout:
+            _stream(lambda out: out.write(message))
+        else:
+            super()._print_message(message, file)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,6 +94,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Show what was found in a recorded run. Exit code 1 if it is critical.",
     )
     report.add_argument("run", metavar="RUN", help="the log_dir of the run, or its run folder")
+    report.add_argument(
+        "other", metavar="OTHER", nargs="?", help="a run to put beside it on the page (with -o)"
+    )
     report.add_argument(
         "-o", "--output", metavar="FILE", help="write a page to open in a browser instead"
     )
@@ -145,6 +165,11 @@ def _parser() -> argparse.ArgumentParser:
         "worth; the exit code stays that of the model as it is",
     )
     check.add_argument("--json", action="store_true", help="print one JSON object")
+    check.add_argument(
+        "--log-dir",
+        metavar="DIR",
+        help="also record what was found and tried in DIR, as a run for `gradwatch report DIR`",
+    )
     explain = commands.add_parser(
         "explain",
         help="say what a detector or a remedy does, and why",
@@ -168,18 +193,24 @@ def _demo(folder: str) -> int:
     try:
         return demo(Path(folder))
     except OSError as error:
-        return _undone(f"demo: --folder must be a place to write to: {error}")
+        with contextlib.suppress(_CannotPrint):
+            _stream(lambda out: None)  # or what is left of it fails again at the end
+        place = "--folder" if error.filename else "--folder, and standard output,"
+        return _undone(f"demo: {place} must be a place to write to: {error}")
 
 
-def _report(run: str, output: str | None, *, markdown: bool) -> int:
-    from rich.console import Group
+def _report(run: str, other: str | None, output: str | None, *, markdown: bool) -> int:
+    from rich.console import Group, RenderableType
 
     from gradwatch.core.catalog import remedies
     from gradwatch.core.finding import Severity
     from gradwatch.sinks.console import render, text_of
 
+    if other is not None and (markdown or output is None):
+        return _undone("report: OTHER needs -o FILE; `gradwatch diff RUN OTHER` prints")
     try:
         found = _read(run)
+        second = None if other is None else _read(other)
     except _CannotRead as error:
         return _undone(f"report: {error}")
     report = found.report(remedies())
@@ -192,13 +223,22 @@ def _report(run: str, output: str | None, *, markdown: bool) -> int:
         except OSError as error:
             return _undone(f"report: -o must be a file to write to: {error}")
     elif output is None:
-        _print(text_of(Group(*render(report)), _console()))
+        parts: list[RenderableType] = list(render(report))
+        if report.trial is not None:
+            from gradwatch.sinks.verdicts import heading
+            from gradwatch.sinks.verdicts import render as trial
+
+            parts += [heading(), *trial(report.trial)]
+        _print(text_of(Group(*parts), _console()))
     else:
         from gradwatch.core.runfolder_stream import Stream
+        from gradwatch.viewer.compare_data import compare_data
         from gradwatch.viewer.report import write_html
 
         try:
-            path = write_html(report, found.history, output, Stream(run).pulses())
+            beside = None if second is None else compare_data(found, second)
+            stream = Stream(run)
+            path = write_html(report, found.history, output, stream.pulses(), beside, stream)
         except OSError as error:
             return _undone(f"report: -o must be a file to write to: {error}")
         _print(f"{report.verdict}\nThe page is {path}: open it in a browser.")
@@ -222,7 +262,8 @@ def _diff(a: str, b: str) -> int:
 
 def _export(run: str, output: str | None, form: str | None) -> int:
     from gradwatch.core.runfolder_stream import Stream
-    from gradwatch.sinks.export import whole_file, write_csv, write_json
+    from gradwatch.core.whole_file import whole_file
+    from gradwatch.sinks.export import write_csv, write_json
 
     json = form == "json" or (form is None and (output or "").lower().endswith(".json"))
 
@@ -243,8 +284,7 @@ def _export(run: str, output: str | None, form: str | None) -> int:
             with whole_file(output) as out:
                 write(out)
     except OSError as error:
-        place = "-o must be a file" if output is not None else "standard output must be a place"
-        return _undone(f"export: {place} to write to: {error}")
+        return _undone(f"export: -o must be a file to write to: {error}")
     for problem in dict.fromkeys([*found.problems, *stream.problems]):
         _say(f"gradwatch export: {problem}")
     return 0
@@ -278,6 +318,7 @@ def _check(arguments: argparse.Namespace) -> int:
             try_remedies=arguments.try_remedies,
             fail_on=Severity[arguments.fail_on.upper()],
             console=page,
+            log_dir=arguments.log_dir,
         )
     except CannotCheck as error:
         return _undone(f"check: {error.args[0]}", *error.args[1:])
@@ -306,9 +347,12 @@ def _first_line(text: str) -> str:
 
 
 def _console() -> Console:
+    """Return what renders for standard output; it does not write there itself."""
     from rich.console import Console
 
-    return Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    if sys.stdout.isatty():
+        return Console(file=io.StringIO(), force_terminal=True)
+    return Console(file=io.StringIO(), width=WIDTH)
 
 
 def _undone(message: str, *where: str) -> int:
@@ -329,7 +373,7 @@ def _write(text: str, output: str | None) -> None:
     if output is None:
         _print(text)
         return
-    from gradwatch.sinks.export import whole_file
+    from gradwatch.core.whole_file import whole_file
 
     with whole_file(output) as out:
         out.write(f"{text}\n")
@@ -342,13 +386,20 @@ def _print(text: str) -> None:
     _stream(lambda out: print(for_encoding(text, out.encoding), file=out, flush=True))
 
 
-def _stream(write: Callable[[TextIO], None]) -> None:
+class _CannotPrint(Exception):
+    """Why standard output cannot be written to."""
+
+
+def _stream(write: Callable[[TextIO], object]) -> None:
     """Have something written to stdout; a reader that has seen enough changes no exit code."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # what the encoding has not is spelt out
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        if isinstance(sys.stdout, io.TextIOWrapper):  # what the encoding has not is spelt out
+            sys.stdout.reconfigure(errors="backslashreplace")
         write(sys.stdout)
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
         # What is still buffered would be written again, and fail again, at the interpreter's exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise _CannotPrint(error) from error

@@ -49,7 +49,11 @@ class Recording:
             self._batches.append(_to_host(batch))
 
     def trial(
-        self, model: nn.Module, training_step: TrainingStep | None, seconds: float
+        self,
+        model: nn.Module,
+        training_step: TrainingStep | None,
+        seconds: float,
+        log_dir: str | None = None,
     ) -> Verdicts:
         """Try remedies on copies of the model as it was when the training began."""
         device = next(model.parameters()).device
@@ -65,6 +69,7 @@ class Recording:
                 budget=seconds,
                 training_step=training_step,
                 on_step=on_step,
+                log_dir=log_dir,
             )
 
 

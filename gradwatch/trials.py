@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -26,6 +28,9 @@ from gradwatch.checking.patient import patient, seeded, unwrapped
 from gradwatch.checkup import diagnose
 from gradwatch.core import catalog
 from gradwatch.core.remedy import Remedy
+from gradwatch.core.reporter import warn_safely
+from gradwatch.core.runfolder import find
+from gradwatch.core.runfolder_trial import write_trial
 from gradwatch.core.verdict import Outcome, Verdicts
 from gradwatch.trying import judge
 from gradwatch.trying.candidates import candidates, pairs
@@ -37,6 +42,8 @@ SEEDS: Final = (0, 1, 2)
 """The candidates of the last round, and the controls, are trained with each of them."""
 MAX_BATCHES: Final = 32
 """Batches that are recorded when more are given."""
+HELD: Final = 8
+"""One in so many batches is held back: copies are judged by what they have not learnt by heart."""
 MIN_STEPS: Final = 40
 WARM: Final = 5
 """Steps that tell how long one takes."""
@@ -59,6 +66,7 @@ def trial(
     finalists: int = 4,
     training_step: TrainingStep | None = None,
     on_step: Callable[[str], None] | None = None,
+    log_dir: str | os.PathLike[str] | None = None,
 ) -> Verdicts:
     """Try remedies on copies of a model, and say which of them get its training unstuck.
 
@@ -85,10 +93,13 @@ def trial(
         training_step: for a loss that is no function of one output: called with a model and a
             batch, it returns the loss. It has to use the model that it is given; loss_fn is None.
         on_step: called before each step of a copy with what is being trained.
+        log_dir: of the recorded run that this is about: the result is kept in its run folder, where
+            the page, the tab and the Markdown report of that run show it.
 
-    Raises `TypeError` or `ValueError` for arguments that make no sense, and `RuntimeError`, with
-    the error as its cause, when the untreated model cannot make a step. For a model that cannot be
-    copied nothing is tried: the result says so, and its report prescribes.
+    Raises `TypeError` or `ValueError` for arguments that make no sense, `FileNotFoundError` when no
+    run was recorded in log_dir, and `RuntimeError`, with the error as its cause, when the untreated
+    model cannot make a step. For a model that cannot be copied nothing is tried: the result says
+    so, and its report prescribes.
     """
     recorded = _recorded(batches)
     if training_step is not None:
@@ -106,22 +117,29 @@ def trial(
     if not isinstance(finalists, int) or isinstance(finalists, bool) or finalists < 1:
         raise WrongValue(f"finalists must be an int of at least 1, got {finalists!r}")
     make_optimizer = factory_of(optimizer, model)
+    folder = None if log_dir is None else find(Path(log_dir))[0]
     start = time.perf_counter()
     clock = Budget(budget, on_step)
     try:
         copy.deepcopy((unwrapped(model), loss_fn))
     except Exception as error:
-        return _untried(model, loss_fn, recorded[0], error)
+        return _kept(_untried(model, loss_fn, recorded[0], error), folder)
     with patient(unwrapped(model), loss_fn, recorded) as (stand_in, stand_in_loss):
-        case = Case(stand_in, stand_in_loss, recorded, make_optimizer)
-        return _raced(
-            case,
-            steps,
-            clock,
-            catalog.remedies() if remedies is None else tuple(remedies),
-            finalists,
-            start,
-        )
+        kept = [batch for i, batch in enumerate(recorded, 1) if i % HELD]
+        held = recorded[HELD - 1 :: HELD]
+        case = Case(stand_in, stand_in_loss, kept, make_optimizer, held)
+        wanted = catalog.remedies() if remedies is None else tuple(remedies)
+        return _kept(_raced(case, steps, clock, wanted, finalists, start), folder)
+
+
+def _kept(verdicts: Verdicts, folder: Path | None) -> Verdicts:
+    """Keep them in a run folder, if there is one: a full disk does not cost what was measured."""
+    if folder is not None:
+        try:
+            write_trial(folder, verdicts)
+        except OSError as error:
+            warn_safely(f"gradwatch: the trial is not kept in {folder}: {error}")
+    return verdicts
 
 
 def _untried(model: nn.Module, loss_fn: LossFn | None, batch: Any, error: Exception) -> Verdicts:

@@ -283,13 +283,34 @@ def test_a_process_of_its_own_checks_the_current_directory() -> None:
     assert done.stdout.startswith("PASS checked.models:small\n")
 
 
+@pytest.mark.parametrize("option", [(), ("--init-only",)])
+def test_what_was_found_is_recorded_on_request(
+    capsys: Out, tmp_path: Path, option: tuple[str, ...]
+) -> None:
+    """As a run that `gradwatch report` shows; a place that cannot be written to is said first."""
+    command = ["check", "checked.models:sigmoids", "--steps", "30", *option]
+    main([*command, "--log-dir", str(tmp_path / "run")])
+    capsys.readouterr()
+    main(["report", str(tmp_path / "run")])
+    assert "vanishing-gradient" in capsys.readouterr().out
+    (tmp_path / "file").touch()
+    assert main([*command, "--log-dir", str(tmp_path / "file")]) == 2
+    assert "check: --log-dir must be a folder to write to" in capsys.readouterr().err
+
+
 @pytest.mark.slow
-def test_remedies_are_tried_on_request(capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remedies_are_tried_on_request(
+    capsys: Out, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr("gradwatch.checking.command.BUDGET", 12.0)
     sick = "checked.models:sigmoids", "--steps", "60", "--try-remedies"
-    assert main(["check", *sick]) == 1, "the model as it is does not train, whatever would help"
+    assert main(["check", *sick, "--log-dir", str(tmp_path)]) == 1, (
+        "the model as it is does not train, whatever would help"
+    )
     page = capsys.readouterr().out
     assert "Tried on copies" in page and "untreated" in page
+    main(["report", str(tmp_path), "--markdown"])
+    assert "Tried on copies: " in capsys.readouterr().out
     tried = as_json(capsys, *sick)[1]["trial"]
     assert tried["untreated"]["losses"]
     assert tried["verdicts"] or tried["not_reached"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -132,6 +133,7 @@ sys.exit(code)
     [
         (("report", "RUN"), 1, "Critical: 57 bits are lost"),
         (("report", "RUN", "--markdown"), 1, "**Critical: 57 bits are lost**"),
+        (("report", "RUN", "OTHER", "-o", "/dev/stdout"), 1, "B is better: critical in A"),
         (("diff", "OTHER", "RUN"), 1, "B is worse: critical in B and not in A: vanishing-gradient"),
         (("diff", "RUN", "OTHER"), 0, "B is better: critical in A and not in B: vanishing"),
         (("export", "RUN"), 0, "step,source,name,call,quantity,value"),
@@ -239,6 +241,81 @@ def test_an_export_that_breaks_off_leaves_nothing(
     assert "No space left on device" in capsys.readouterr().err
     assert target.read_text() == "old"
     assert {file.name for file in tmp_path.iterdir()} == {"run", "a.csv"}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("report", "RUN"),
+        ("report", "RUN", "--markdown"),
+        ("report", "RUN", "-o", "page.html"),
+        ("diff", "RUN", "RUN"),
+        ("export", "RUN"),
+        ("export", "RUN", "--format", "json"),
+        ("explain",),
+        ("explain", "vanishing-gradient"),
+        ("demo", "--folder", "RUN"),
+        ("--help",),
+    ],
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_standard_output_that_is_full_is_said(
+    tmp_path: Path, command: tuple[str, ...], unbuffered: str
+) -> None:
+    """Exit code 2 and one line, also where it is noticed at the very end only."""
+    run = recorded(tmp_path / "a", CRITICAL)
+    arguments = [{"RUN": run}.get(argument, argument) for argument in command]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "gradwatch", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                "PYTHONPATH": str(Path(__file__).parents[1]),
+                "PYTHONUNBUFFERED": unbuffered,
+            },
+        )
+    assert done.returncode == 2
+    assert "standard output" in done.stderr
+    assert "must be a place to write to: [Errno 28] No space left" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_page_that_breaks_off_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file is replaced when all of the new one is on the disk."""
+    run, target = recorded(tmp_path / "run"), tmp_path / "a.html"
+    target.write_text("old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("gradwatch.core.whole_file.os.replace", full)
+    assert main(["report", run, "-o", str(target)]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert target.read_text() == "old"
+    assert {file.name for file in tmp_path.iterdir()} == {"run", "a.html"}
+
+
+def test_a_page_of_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`report A B -o FILE`; the exit code is that of A's verdict."""
+    a, b = recorded(tmp_path / "a", CRITICAL), recorded(tmp_path / "b")
+    target = tmp_path / "page.html"
+    for runs, code in (((a, b), 1), ((b, a), 0)):
+        assert main(["report", *runs, "-o", str(target)]) == code
+        assert '"beside":{"headline":"B is ' in target.read_text()
+    capsys.readouterr()
+    for arguments in ([a, b], [a, b, "--markdown", "-o", "x.md"]):
+        assert main(["report", *arguments]) == 2
+        assert "OTHER needs -o FILE" in capsys.readouterr().err
+    assert main(["report", a, "no/such/run", "-o", str(target)]) == 2
+    assert "no run was recorded in 'no/such/run'" in capsys.readouterr().err
 
 
 def test_export_says_what_it_could_not_read(

@@ -784,6 +784,11 @@ def test_remedies_are_tried_when_a_fit_went_wrong(
     assert verdicts.recommended, str(verdicts)
     assert verdicts.recommended[0].model.net[0].weight.shape == tried.net[0].weight.shape
     assert "untreated" in capsys.readouterr().out
+    assert watch.watcher is not None
+    folder = watch.watcher.report().run_folder
+    assert folder is not None
+    kept = runfolder.read(folder).trial
+    assert kept is not None and kept.to_json() == verdicts.to_json()
     for one, other in zip(plain.parameters(), tried.parameters(), strict=True):
         assert torch.equal(one, other)
 

@@ -73,6 +73,23 @@ def test_the_two_commands_are_there_to_copy() -> None:
     assert commands[1].endswith("pytest")
 
 
+def test_every_picture_is_there_in_light_and_dark() -> None:
+    """Small, described, and one for each of the reader's colours; `tests.pictures` makes them."""
+    found = re.findall(
+        r'<picture>\n  <source media="\(prefers-color-scheme: dark\)" srcset="([^"]+)">\n'
+        r'  <img src="([^"]+)" alt="[^"]{20,}">\n</picture>',
+        README,
+    )
+    assert len(found) == README.count("<picture>") == README.count("<img") > 0
+    for dark, light in found:
+        assert dark == light.replace("-light.png", "-dark.png") != light
+        for picture in (dark, light):
+            data = (ROOT / picture).read_bytes()
+            assert data.startswith(b"\x89PNG") and len(data) < 150_000
+    made = {str(file.relative_to(ROOT)) for file in (ROOT / "examples" / "pictures").iterdir()}
+    assert made == {picture for pair in found for picture in pair}
+
+
 def test_every_file_it_links_to_exists() -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
     assert links

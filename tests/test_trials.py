@@ -6,6 +6,7 @@ import copy
 import pickle
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from torch.nn import functional as F
 
 import gradwatch
 from gradwatch.core import catalog
+from gradwatch.core.record import Record
+from gradwatch.core.runfolder import RunWriter, read
 from tests.zoo.ingredients import digit_batches
 from tests.zoo.trainings import mlp, normal
 
@@ -46,6 +49,38 @@ def fading() -> nn.Sequential:
 def try_on(model: nn.Module, **options: Any) -> gradwatch.Verdicts:
     settings = {"optimizer": sgd(0.1), "steps": STEPS, "budget": 300.0} | options
     return gradwatch.trial(model, F.cross_entropy, batches(), **settings)
+
+
+def test_the_result_is_kept_beside_the_run_that_it_is_about(tmp_path: Path) -> None:
+    """With log_dir; whoever reads the run later finds the numbers. A log_dir without a run is an
+    error before anything is tried."""
+    model = fading()
+    with pytest.raises(FileNotFoundError, match="holds none"):
+        try_on(model, remedies=some("xavier-init"), log_dir=tmp_path)
+    inputs, targets = batches(1)[0]
+    optimizer = sgd(0.1)(list(model.parameters()))
+    with gradwatch.watch(model, optimizer, log_dir=tmp_path):
+        F.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+    verdicts = try_on(model, remedies=some("xavier-init"), log_dir=tmp_path)
+    run = read(tmp_path)
+    assert run.problems == () and run.trial is not None
+    assert run.trial.to_json() == verdicts.to_json()
+
+
+def test_a_disk_that_is_full_does_not_cost_the_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said, and the result is returned."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    RunWriter(tmp_path).add_record(Record(0))
+    monkeypatch.setattr("gradwatch.trials.write_trial", full)
+    with pytest.warns(RuntimeWarning, match="the trial is not kept in .*No space left"):
+        verdicts = try_on(fading(), remedies=some("xavier-init"), log_dir=tmp_path)
+    assert verdicts.recommended
 
 
 def test_the_remedy_that_helps_comes_first_with_its_numbers() -> None:

@@ -25,6 +25,8 @@ from gradwatch.core.runfolder_format import to_line
 from gradwatch.core.verdict import Verdicts
 from gradwatch.sinks._text import clean
 from gradwatch.sinks.console import render, text_of
+from gradwatch.sinks.runfolder import RunFolder
+from gradwatch.sinks.verdicts import heading
 from gradwatch.sinks.verdicts import render as verdicts_page
 from gradwatch.testing import Trainability, trainability
 from gradwatch.trials import trial
@@ -47,11 +49,14 @@ def check(
     try_remedies: bool,
     fail_on: Severity,
     console: Console | None,
+    log_dir: str | None = None,
 ) -> tuple[bool, str]:
     """Check what a factory gives; returns whether it passes, and what to print.
 
-    That is a page for the console, or one line of JSON without it. Raises `CannotCheck`.
+    With a `log_dir`, what was found and tried is also recorded there, as a run of its own. What is
+    printed is a page for the console, or one line of JSON without it. Raises `CannotCheck`.
     """
+    place = _place(log_dir)
     # What is critical is in the result already, and needs no log line in the midst of the bar.
     logging.getLogger("gradwatch").addHandler(logging.NullHandler())
     # Standard output is for the result; whatever the user's code prints goes beside it.
@@ -65,7 +70,8 @@ def check(
                 result = _trained(model, loss_fn, batch, steps)
                 report = result.report
             needed = not report.healthy or (result is not None and not result.trained)
-            verdicts = _tried(model, loss_fn, batch) if try_remedies and needed else None
+            _record(report, place)
+            verdicts = _tried(model, loss_fn, batch, log_dir) if try_remedies and needed else None
         except CannotStep as error:
             where = _frames(error.__cause__)
             raise CannotCheck(f"what {factory} gives: {error}", *where) from error
@@ -89,14 +95,29 @@ def _trained(model: Any, loss_fn: Any, batch: Any, steps: int) -> Trainability:
         return trainability(model, loss_fn, batch, steps=steps, on_step=on_step)
 
 
-def _tried(model: Any, loss_fn: Any, batch: Any) -> Verdicts:
+def _place(log_dir: str | None) -> RunFolder | None:
+    try:
+        return None if log_dir is None else RunFolder(log_dir)
+    except OSError as error:
+        raise CannotCheck(f"--log-dir must be a folder to write to: {error}") from error
+
+
+def _record(report: Report, place: RunFolder | None) -> None:
+    if place is not None:
+        try:
+            place.write(report)
+        except OSError as error:
+            raise CannotCheck(f"--log-dir must be a folder to write to: {error}") from error
+
+
+def _tried(model: Any, loss_fn: Any, batch: Any, log_dir: str | None) -> Verdicts:
     with bar(BUDGET) as on_step:
-        return trial(model, loss_fn, [batch], budget=BUDGET, on_step=on_step)
+        return trial(model, loss_fn, [batch], budget=BUDGET, on_step=on_step, log_dir=log_dir)
 
 
 def _trial(verdicts: Verdicts | None) -> Iterator[Any]:
     if verdicts is not None:
-        yield Text("\nTried on copies", style="bold")
+        yield heading()
         yield from verdicts_page(verdicts)
 
 
@@ -121,17 +142,7 @@ def _as_data(
         "losses": losses,
         "baseline": None if result is None else result.baseline,
         "findings": [finding.to_json() for finding in report.findings],
-        "prescriptions": [
-            {
-                "remedy": one.remedy,
-                "title": one.title,
-                "code": one.code,
-                "runnable": one.runnable,
-                "per_step": one.per_step,
-                "answers": one.answers,
-            }
-            for one in report.prescriptions
-        ],
+        "prescriptions": [one.to_json() for one in report.prescriptions],
         "notes": list(report.notes),
         "trial": None if verdicts is None else verdicts.to_json(),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -12,6 +13,7 @@ from typing import Final
 import numpy as np
 
 from gradwatch.core.finding import Finding, Severity
+from gradwatch.core.ledger import Entry, ledger
 from gradwatch.core.record import Parameter, Record
 from gradwatch.core.report import Report
 from gradwatch.core.runfolder import Run
@@ -20,6 +22,7 @@ from gradwatch.core.stats import Stats
 
 EXAMS: Final = 5
 """Latest exams whose median is compared: one batch tells little."""
+SAME: Final = "same"
 
 
 class NotJudged(Exception):
@@ -54,7 +57,7 @@ class Change:
         if self.before is None or self.after is None:
             return "new" if self.before is None else "gone"
         if self.before.severity == self.after.severity:
-            return "same"
+            return SAME
         return "worse" if self.after.severity > self.before.severity else "better"
 
 
@@ -100,6 +103,23 @@ class LayerPair:
 
 
 @dataclass(frozen=True, slots=True)
+class EntryPair:
+    """A line of the ledger of either run: the same layers, in the same call."""
+
+    layers: tuple[str, ...]
+    before: Entry | None
+    after: Entry | None
+
+    @property
+    def more(self) -> float | None:
+        """Bits that the gradient gains here in the second run, beyond what it does in the first;
+        None where only one of them has this line."""
+        if self.before is None or self.after is None:
+            return None
+        return self.after.bits - self.before.bits
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """How the second run differs from the first."""
 
@@ -111,6 +131,9 @@ class Comparison:
     """The layers that both runs have, in execution order."""
     step: int = -1
     """The step as of which they are compared: the latest that was examined in both."""
+    ledger: tuple[EntryPair, ...] = ()
+    """The ledgers of the latest exams until that step: the lines of the second in their order, then
+    those of the first alone."""
     only_before: tuple[str, ...] = ()
     """Layers with parameters that the second run has not."""
     only_after: tuple[str, ...] = ()
@@ -132,6 +155,23 @@ class Comparison:
         """Whether something is critical in the second run that is not so in the first."""
         return bool(self.new_critical)
 
+    @property
+    def headline(self) -> str:
+        """The one sentence to read; A is the first run, B the second."""
+        new, gone = ", ".join(self.new_critical), ", ".join(self.gone_critical)
+        if new:
+            also = f" (and no longer critical: {gone})" if gone else ""
+            return f"B is worse: critical in B and not in A: {new}{also}"
+        if gone:
+            return f"B is better: critical in A and not in B: {gone}"
+        if not self.changes:
+            return "Nothing was found in A or in B"
+        if all(change.kind == SAME for change in self.changes):
+            return "The same was found in A and in B"
+        if any(_critical(finding) for finding in self.after.findings):
+            return "What is critical in A is so in B; other findings differ"
+        return "Nothing is critical in A or in B; other findings differ"
+
 
 def compare(before: Run, after: Run) -> Comparison:
     """Compare two recorded runs, each as of its latest report; layers as of the latest step that
@@ -139,9 +179,15 @@ def compare(before: Run, after: Run) -> Comparison:
     for run in (before, after):
         if not run.findings_by_step:
             raise NotJudged(f"the run in {run.path} ended before its first report: not judged")
+    return side_by_side(before, after)
+
+
+def side_by_side(before: Run, after: Run) -> Comparison:
+    """Compare as `compare` does, also a run that was never judged: nothing was found in it."""
     streams = Stream(before.path), Stream(after.path)
     step = min(max(stream.steps, default=-1) for stream in streams)
-    first, second = (_latest(stream, step) for stream in streams)
+    records = [_latest(stream, step) for stream in streams]
+    first, second = ([_by_layer(record) for record in found] for found in records)
     old, new = dict.fromkeys(_layers(first)), dict.fromkeys(_layers(second))
     return Comparison(
         before.report(),
@@ -157,6 +203,7 @@ def compare(before: Run, after: Run) -> Comparison:
             if layer in old
         ),
         step,
+        tuple(_entries(*(found[-1] if found else None for found in records))),
         tuple(layer for layer in old if layer not in new),
         tuple(layer for layer in new if layer not in old),
         tuple(
@@ -194,10 +241,28 @@ Exams = Sequence[dict[str, list[Parameter]]]
 """The parameters of each exam by the name of their layer, in execution order."""
 
 
-def _latest(stream: Stream, until: int) -> Exams:
+def _latest(stream: Stream, until: int) -> list[Record]:
     """Return the latest exams up to a step."""
     steps = [step for step in stream.steps if step <= until][-EXAMS:]
-    return [_by_layer(record) for record in stream.records(steps)]
+    return list(stream.records(steps))
+
+
+def _entries(before: Record | None, after: Record | None) -> Iterable[EntryPair]:
+    """Yield the lines of both ledgers."""
+    known, now = (_by_place(record) for record in (before, after))
+    for place, entry in now.items():
+        yield EntryPair(place[0], known.get(place), entry)
+    yield from (EntryPair(key[0], entry, None) for key, entry in known.items() if key not in now)
+
+
+def _by_place(record: Record | None) -> dict[tuple[tuple[str, ...], int], Entry]:
+    """Return the lines of a ledger by their layers, and how often these came before."""
+    times: Counter[tuple[str, ...]] = Counter()
+    found: dict[tuple[tuple[str, ...], int], Entry] = {}
+    for entry in ledger(record).entries if record is not None else ():
+        found[entry.layers, times[entry.layers]] = entry
+        times[entry.layers] += 1
+    return found
 
 
 def _by_layer(record: Record) -> dict[str, list[Parameter]]:

@@ -43,6 +43,19 @@ class Prescription:
     answers: str = ""
     """The finding and the cause that it answers: `vanishing-gradient: activation`."""
 
+    def to_json(self) -> dict[str, Any]:
+        """Return what there is to show and to paste, JSON-ready."""
+        return {
+            "remedy": self.remedy,
+            "title": self.title,
+            "code": self.code,
+            "runnable": self.runnable,
+            "per_step": self.per_step,
+            "of_optimizer": self.of_optimizer,
+            "changes_loss": self.changes_loss,
+            "answers": self.answers,
+        }
+
     def apply_to(
         self, model: Any, optimizer: Any = None, *, loss_fn: Any = None, batches: Any = ()
     ) -> Any:

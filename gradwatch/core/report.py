@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import itemgetter
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from gradwatch.core.finding import Cause, Detector, Finding, Severity
 from gradwatch.core.history import History, Pulse
@@ -17,6 +17,9 @@ from gradwatch.core.record import Record
 from gradwatch.core.remedy import CannotPrescribe, Prescription, Remedy
 from gradwatch.core.triage import triage
 from gradwatch.core.waivers import Waiver, waivers
+
+if TYPE_CHECKING:
+    from gradwatch.core.verdict import Verdicts  # which holds a report
 
 MAX_REFUSED: Final = 3
 """Remedies that are said not to fit this model; of many, the first."""
@@ -46,6 +49,8 @@ class Report:
     run_folder: str | None = None
     waivers: tuple[Waiver, ...] = ()
     """What is zero as it should be, is not counted, and why."""
+    trial: Verdicts | None = None
+    """What remedies were worth on copies of the model; None where that was not measured."""
 
     @property
     def severity(self) -> Severity | None:

@@ -18,7 +18,9 @@ from gradwatch.core.remedy import Remedy
 from gradwatch.core.report import Report, prescribe
 from gradwatch.core.runfolder_format import FOLDER, segments
 from gradwatch.core.runfolder_segment import DAMAGE, FutureVersion, Segment, Verdict
+from gradwatch.core.runfolder_trial import read_trial
 from gradwatch.core.runfolder_writer import RunWriter
+from gradwatch.core.verdict import Verdicts
 from gradwatch.core.waivers import waivers
 
 __all__ = ["FutureVersion", "Run", "RunWriter", "read"]
@@ -43,6 +45,9 @@ class Run:
     """What could not be read in this folder, and was skipped."""
     progress: Progress | None = None
     """As of the latest report."""
+    trial: Verdicts | None = None
+    """What remedies were worth on copies of the model; None where that was not measured. Its code
+    is to be trusted as far as whoever wrote the folder."""
 
     def report(self, remedies: Iterable[Remedy] = ()) -> Report:
         """Return the latest report as it was judged then, with prescriptions from `remedies`."""
@@ -61,13 +66,15 @@ class Run:
             notes=tuple(dict.fromkeys(said)),
             run_folder=str(self.path),
             waivers=waivers(self.history),
+            trial=self.trial,
         )
 
 
 def read(run_dir: str | os.PathLike[str]) -> Run:
     """Read the run folder in `run_dir`, or `run_dir` where it is one itself.
 
-    Raises `FileNotFoundError` when there is none, `FutureVersion` when a later gradwatch wrote it.
+    Raises `FileNotFoundError` when there is none, `FutureVersion` when a later gradwatch wrote all
+    of it.
     """
     path, headers = find(Path(run_dir))
     problems: list[str] = []
@@ -84,6 +91,7 @@ def read(run_dir: str | os.PathLike[str]) -> Run:
     )
     verdicts = {step: verdict for part in parts for step, verdict in part.verdicts.items()}
     last = verdicts[max(verdicts)] if verdicts else Verdict()
+    trial = read_trial(path, parts[-1].session, problems) if parts else None
     return Run(
         path,
         parts[-1].model if parts else "model",
@@ -93,6 +101,7 @@ def read(run_dir: str | os.PathLike[str]) -> Run:
         last.notes,
         tuple(problems),
         last.progress,
+        trial,
     )
 
 
@@ -108,18 +117,27 @@ def find(run_dir: Path) -> tuple[Path, Iterable[Path]]:
 
 
 def resumed(headers: Iterable[Path], problems: list[str]) -> list[Segment]:
-    """Open the segments; a resumed run overrides what was written from its first step on."""
+    """Open the segments; a resumed run overrides what was written from its first step on.
+
+    Raises `FutureVersion` when all that could be read was written by a later gradwatch.
+    """
     parts: list[Segment] = []
-    session = ""
+    session, future = "", None
     for header in headers:
         try:
             part = Segment(header, problems)
         except DAMAGE as damage:
             problems.append(f"{header.name}: its segment was skipped ({damage}).")
             continue
+        except FutureVersion as later:
+            problems.append(f"{header.name}: its segment was skipped ({later.why}).")
+            future = later
+            continue
         if part.first_step is not None and part.session != session:
             session = part.session
             for earlier in parts:
                 earlier.forget_from(part.first_step)
         parts.append(part)
+    if future is not None and not parts:
+        raise future
     return parts

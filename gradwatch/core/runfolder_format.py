@@ -11,6 +11,8 @@ very last row can be torn:
 - `.columns.json`, `.pulses.bin`: the pulses (`pulse_rows`);
 - `.findings.jsonl`: one line per report.
 
+Beside the segments there may be a `trial.json` (see `runfolder_trial`).
+
 A number that JSON cannot hold is written as the string "nan", "inf" or "-inf".
 """
 
@@ -185,11 +187,12 @@ def _pieces(stats: Stats) -> Iterator[Stats]:
 def unpack_stats(rows: NDArray[np.void]) -> dict[str, dict[int, Stats]]:
     """Return the statistics by quantity and slot; rows of the same place are merged."""
     places = zip(rows["quantity"].tolist(), rows["slot"].tolist(), strict=True)
-    scalars = zip(*(rows[name].tolist() for name in SCALARS), strict=True)
-    octaves = rows["octaves"].astype(np.int64)
+    # A large model has thousands of rows in an exam: `Stats` gets its fields in their order.
+    fields = [rows[name].tolist() for name in SCALARS]
+    fields.insert(-1, list(rows["octaves"].astype(np.int64)))
     found: defaultdict[str, dict[int, Stats]] = defaultdict(dict)
-    for (quantity, slot), values, counts in zip(places, scalars, octaves, strict=True):
-        stats = Stats(octaves=counts, **dict(zip(SCALARS, values, strict=True)))
+    for (quantity, slot), values in zip(places, zip(*fields, strict=True), strict=True):
+        stats = Stats(*values)
         slots = found[QUANTITIES[quantity]]
         slots[slot] = slots[slot] + stats if slot in slots else stats
     return found

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gradwatch.core.finding import Finding
 from gradwatch.core.history import FIRST_PULSES, LAST_PULSES, Columns, Pulse
 from gradwatch.core.progress import Progress
-from gradwatch.core.record import Group, Record
+from gradwatch.core.record import Call, Group, Parameter, Record
 from gradwatch.core.runfolder_format import (
     GAINS,
     NUMBERS,
@@ -150,16 +150,11 @@ class Segment:
             except DAMAGE as damage:
                 self._problem(".pulses.bin", f"its pulses were skipped ({damage})")
                 return
-            for row in rows:
-                yield Pulse(
-                    int(row["step"]),
-                    self._columns,
-                    row["norms"].astype(np.float32),
-                    row["outputs"].astype(np.float32),
-                    float(row["loss"]),
-                    bool(row["loss_known"]),
-                    float(row["clip_ratio"]),
-                )
+            norms, outputs = rows["norms"].astype(np.float32), rows["outputs"].astype(np.float32)
+            told = [rows[name].tolist() for name in ("loss", "loss_known", "clip_ratio")]
+            of = zip(rows["step"].tolist(), norms, outputs, *told, strict=True)
+            for step, norm, output, loss, known, clipped in of:
+                yield Pulse(step, self._columns, norm, output, loss, bool(known), clipped)
 
     def _record(self, line: Mapping[str, Any]) -> Record:
         step = int(line["step"])
@@ -177,9 +172,15 @@ class Segment:
             for owner, names in NUMBERS.items()
             for name in names
         }
+        # Not by `replace`: it takes four times as long, and a large model has thousands of these.
         calls = tuple(
-            replace(
-                call,
+            Call(
+                layer=call.layer,
+                index=call.index,
+                parent=call.parent,
+                cut=call.cut,
+                dtype=call.dtype,
+                training=call.training,
                 gain=float(row["gain"]) if row["known"] else None,
                 reason=self._reasons[row["reason"]],
                 active=active.get(slot),
@@ -193,8 +194,13 @@ class Segment:
         )
         unreached = frozenset(line["unreached"])
         parameters = tuple(
-            replace(
-                parameter,
+            Parameter(
+                name=parameter.name,
+                shape=parameter.shape,
+                trainable=parameter.trainable,
+                held=parameter.held,
+                group=parameter.group,
+                dtype=parameter.dtype,
                 reached=slot not in unreached,
                 gradient=stats["gradient"].get(slot),
                 weight=stats["weight"].get(slot),
@@ -286,8 +292,9 @@ class FutureVersion(Exception):
     """A segment was written by a later gradwatch."""
 
     def __init__(self, header: Path, data: Mapping[str, Any]) -> None:
-        super().__init__(
-            f"{header} was written by gradwatch {data.get('gradwatch')} in version "
-            f"{data['schema']} of the format, and this gradwatch reads versions up to {SCHEMA}: "
+        self.why = (
+            f"written by gradwatch {data.get('gradwatch')} in version {data['schema']} of the "
+            f"format, and this gradwatch reads versions up to {SCHEMA}: "
             "pip install --upgrade gradwatch"
         )
+        super().__init__(f"{header} was {self.why}")

@@ -60,6 +60,7 @@ class Outcome:
             "bits": self.bits,
             "seconds": self.seconds,
             "parameters": self.parameters,
+            "fell": list(self.fell),
         }
 
     @property
@@ -146,6 +147,7 @@ class Verdict:
             "more_parameters": self.more_parameters,
             "more_time": self.more_time,
             "code": self.code,
+            "prescriptions": [one.to_json() for one in self.prescriptions],
         }
 
 

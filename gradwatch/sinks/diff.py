@@ -12,8 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from gradwatch.core.comparison import Change, Comparison, LayerPair, Pair
-from gradwatch.core.finding import Severity
+from gradwatch.core.comparison import SAME, Change, Comparison, LayerPair, Pair
 from gradwatch.core.report import Report
 from gradwatch.sinks._text import clean, name, signed
 
@@ -23,14 +22,13 @@ MAX_SUMMARY: Final = 300
 """Characters of what a finding says: `gradwatch report` shows all of it."""
 LEAST: Final = 0.1
 """Bits (7 %) under which two layers count as alike."""
-SAME: Final = "same"
 STYLES: Final = {"new": "bold red", "worse": "bold red", "gone": "bold green", "better": "green"}
 
 
 def render(comparison: Comparison) -> Iterator[RenderableType]:
     """Yield what there is to show, top to bottom."""
     style = "bold green" if comparison.gone_critical else "bold"
-    yield Text(headline(comparison), "bold red" if comparison.worse else style)
+    yield Text(clean(comparison.headline), "bold red" if comparison.worse else style)
     yield Text("")
     yield _runs(comparison)
     changed = [change for change in comparison.changes if change.kind != SAME]
@@ -45,26 +43,6 @@ def render(comparison: Comparison) -> Iterator[RenderableType]:
     if comparison.problems:
         yield _heading("Not readable")
         yield from (_indented(Text(clean(problem))) for problem in comparison.problems)
-
-
-def headline(comparison: Comparison) -> str:
-    """Return the one sentence to read."""
-    new, gone = (
-        ", ".join(map(name, names)) for names in (comparison.new_critical, comparison.gone_critical)
-    )
-    if new:
-        also = f" (and no longer critical: {gone})" if gone else ""
-        return f"B is worse: critical in B and not in A: {new}{also}"
-    if gone:
-        return f"B is better: critical in A and not in B: {gone}"
-    critical = any(f.severity == Severity.CRITICAL for f in comparison.after.findings)
-    if not comparison.changes:
-        return "Nothing was found in A or in B"
-    if all(change.kind == SAME for change in comparison.changes):
-        return "The same was found in A and in B"
-    if critical:
-        return "What is critical in A is so in B; other findings differ"
-    return "Nothing is critical in A or in B; other findings differ"
 
 
 def _runs(comparison: Comparison) -> RenderableType:

@@ -5,14 +5,10 @@ Both hold every step of the flight recorder and every exam, and are written as t
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import math
-import os
-import tempfile
 from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Final, TextIO
 
 import numpy as np
@@ -73,6 +69,7 @@ def write_json(stream: Stream, run: Run, out: TextIO) -> None:
         "progress": {"moving": report.progress.moving, "text": report.progress.text},
         "findings": [finding.to_json() for finding in report.findings],
         "notes": list(report.notes),
+        "trial": None if run.trial is None else run.trial.to_json(),
     }
     out.write(f'{_line(head)[:-1]},\n"pulses":[')
     _write_all(out, map(_pulse, stream.pulses()))
@@ -80,36 +77,6 @@ def write_json(stream: Stream, run: Run, out: TextIO) -> None:
     _write_all(out, map(_exam, stream.records()))
     problems = list(dict.fromkeys([*run.problems, *stream.problems]))
     out.write(f'],\n"problems":{_line(problems)}}}\n')
-
-
-@contextlib.contextmanager
-def whole_file(path: str | os.PathLike[str]) -> Iterator[TextIO]:
-    """Open a file for writing that is there when all is written, and as it was before until then.
-
-    What is no file (`/dev/stdout`, a named pipe) is written to at once.
-    """
-    target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():
-        with target.open("w", encoding="utf-8", newline="") as out:
-            yield out
-        return
-    handle, unfinished = tempfile.mkstemp(dir=target.parent, prefix=".gradwatch-", suffix=".part")
-    try:
-        with open(handle, "w", encoding="utf-8", newline="") as out:
-            yield out
-        mode = target.stat().st_mode if target.exists() else 0o666 & ~_umask()
-        os.chmod(unfinished, mode & 0o777)  # mkstemp lets nobody else read it
-        os.replace(unfinished, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(unfinished)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)  # can only be read by setting it
-    os.umask(mask)
-    return mask
 
 
 # --- every step ------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ name their owners.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -18,6 +19,7 @@ from gradwatch.core.finding import Finding
 from gradwatch.core.ledger import Ledger
 from gradwatch.core.remedy import Prescription
 from gradwatch.core.report import Report
+from gradwatch.core.verdict import Outcome, Verdict, Verdicts
 from gradwatch.sinks._text import clean, code_lines, name, signed
 
 MAX_BYTES: Final = 8_000
@@ -34,6 +36,8 @@ MAX_CODE: Final = 1_500
 """Bytes of a code, some 30 lines: a longer one is not to be read in a chat."""
 MAX_TITLES: Final = 8
 MAX_KINDS: Final = 8
+MAX_VERDICTS: Final = 8
+"""Remedies that were measured: a trial has 4 finalists unless told otherwise."""
 MAX_NOTES: Final = 5
 WORD_JOINER: Final = "\u2060"
 """Invisible; between `@` and a name it makes that no mention, and nobody gets a message."""
@@ -50,6 +54,8 @@ def to_markdown(report: Report) -> str:
     _findings(page, report.findings)
     if report.findings:
         _ledger(page, report.ledger)
+    if report.trial is not None:
+        _trial(page, report.trial)
     _prescriptions(page, report.prescriptions)
     _notes(page, report.notes)
     run = Path(report.run_folder).absolute().parent.name if report.run_folder else ""
@@ -129,6 +135,48 @@ def _ledger(page: _Page, ledger: Ledger) -> None:
         for kind in kinds[:MAX_KINDS]
     )
     page.omit(len(kinds) - page.add_all(head, rows), "kinds of layers")
+
+
+def _trial(page: _Page, trial: Verdicts) -> None:
+    head = [
+        f"\nTried on copies: **{_text(trial.summary)}**\n",
+        "| tried | skill | loss | bits | as untreated after | cost |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    controls = [("untreated", trial.untreated), ("new weights", trial.reseeded)]
+    if trial.other is not None:
+        controls.append((f"at random: {trial.other.name}", trial.other.treated))
+    rows = [
+        f"| *{_text(name(label))}* | {_measured(one)} | | | |"
+        for label, one in controls
+        if one is not None and one.steps
+    ]
+    rows += map(_tried, trial.verdicts[:MAX_VERDICTS])
+    if rows:
+        shown = page.add_all(head, iter(rows))
+        page.omit(len(rows) - shown + max(0, len(trial.verdicts) - MAX_VERDICTS), "trials")
+    else:
+        page.add(head[0])
+
+
+def _tried(verdict: Verdict) -> str:
+    matches = "never" if verdict.steps_to_match is None else f"{verdict.steps_to_match} steps"
+    bits = verdict.bits_recovered
+    cells = (
+        f"{'**helps** ' if verdict.recommended else ''}{_text(name(verdict.name))}",
+        _measured(verdict.treated),
+        "" if bits is None else signed(bits),
+        matches,
+        f"{verdict.more_time:+.0%} time, {verdict.more_parameters:+.0%} weights",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _measured(outcome: Outcome) -> str:
+    """Return the cells of skill and loss, with half of what the seeds differ by."""
+    skill = "" if outcome.skill is None else f"{outcome.skill:.0%}"
+    spread = f" ± {outcome.spread / 2:.1g}" if outcome.spread < math.inf else ""
+    return f"{skill} | {outcome.loss:.4g}{spread}"
 
 
 def _prescriptions(page: _Page, prescriptions: Sequence[Prescription]) -> None:

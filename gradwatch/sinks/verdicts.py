@@ -28,6 +28,11 @@ def to_text(verdicts: Verdicts) -> str:
     return plain(render(verdicts))
 
 
+def heading() -> RenderableType:
+    """Return what stands over the page, where it follows a report."""
+    return Text("\nTried on copies", style="bold underline")
+
+
 def render(verdicts: Verdicts) -> Iterator[RenderableType]:
     """Yield the parts of the page: the result, the table, the code of the best."""
     yield Text(clean(verdicts.summary), style="bold")

@@ -247,4 +247,4 @@ def ask(twin: Twin, batch: Any) -> tuple[Tensor, Answer | None] | None:
 def _answer(output: Tensor, gradient: Tensor, loss: Tensor) -> Answer | None:
     if not readable(output, gradient):
         return None
-    return answer.read(read_targets(output, gradient).tolist(), float(loss))
+    return answer.read(read_targets(output, gradient).tolist(), float(loss.detach()))

@@ -6,15 +6,10 @@ here (control and direction characters) and remain text on the page.
 
 from __future__ import annotations
 
-import base64
-import gzip
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from gradwatch import __version__
 from gradwatch.core.finding import Finding
@@ -23,19 +18,27 @@ from gradwatch.core.ledger import ledger
 from gradwatch.core.record import Record
 from gradwatch.core.report import Report
 from gradwatch.sinks._text import clean, code_lines
+from gradwatch.viewer.exams import Folder, some_exams
 from gradwatch.viewer.norms import NormTable
-
-_DROPPED_BITS: Final = 11
-"""Of the 23 bits of a float32's fraction: what remains is exact to 1 part in 8,192."""
+from gradwatch.viewer.octaves import octave_data
+from gradwatch.viewer.order import execution_order, owner
+from gradwatch.viewer.packing import label, pack
+from gradwatch.viewer.trial_data import fate, trial_data
+from gradwatch.viewer.updates import update_data
 
 
 def page_data(
-    report: Report, history: History, pulses: Iterable[Pulse] | None = None
+    report: Report,
+    history: History,
+    pulses: Iterable[Pulse] | None = None,
+    folder: Folder | None = None,
 ) -> dict[str, Any]:
     """Return all that the page shows; numbers that are not finite may be in it.
 
-    `pulses` are those of every step, where more of them are known than a history keeps.
+    `pulses` are those of every step, and `folder` has all exams, where more of them are known than
+    a history keeps.
     """
+    exams, made = some_exams(history, folder)
     return {
         "gradwatch": __version__,
         "model": clean(report.model),
@@ -53,15 +56,19 @@ def page_data(
                 "code": "\n".join(code_lines(prescription.code)),
                 "per_step": prescription.per_step,
                 "runnable": prescription.runnable,
+                "fate": fate(report.trial, prescription.remedy),
             }
             for prescription in report.prescriptions
         ],
+        "trial": trial_data(report.trial),
         "ledgers": ledger_data(history.records),
         "waivers": [
             {"reason": clean(waiver.reason), "parameters": _labels(waiver.parameters)}
             for waiver in report.waivers
         ],
         "pulse": pulse_data(history, pulses),
+        "octaves": octave_data(exams, made),
+        "updates": update_data(exams),
         "notes": [clean(note) for note in report.notes],
     }
 
@@ -78,33 +85,18 @@ def pulse_data(history: History, pulses: Iterable[Pulse] | None = None) -> dict[
     for record in exams:
         table.add_exam(record)
     steps, names, norms, losses = table.merged()
-    order = _execution_order(names, history.latest)
+    order = execution_order(list(map(owner, names)), history.latest)
     names = [names[i] for i in order]
     return {
         "steps": steps,
         "merged": table.every,
         "last": history.last_step,
         "parameters": [clean(name) for name in names],
-        "layers": [clean(_owner(name)) or "(model)" for name in names],
+        "layers": [label(owner(name)) for name in names],
         "norms": pack(norms[:, order].T),
         "losses": losses,
         "exams": [record.step for record in history.records],
     }
-
-
-def pack(values: NDArray[np.float32]) -> str:
-    """Return the numbers, to 3 digits, as base64 of gzip of little-endian float32, all first bytes
-    before all second ones: alike bytes side by side take the least room."""
-    bits = np.ascontiguousarray(values, "<f4").view("<u4")
-    half, mask = (
-        np.uint32(1 << (_DROPPED_BITS - 1)),
-        np.uint32(0xFFFFFFFF << _DROPPED_BITS & 0xFFFFFFFF),
-    )
-    rounded = ((bits + half) & mask).view("<f4")
-    # Zeros, infinities and NaNs stay what they are, and nothing finite becomes infinite.
-    rounded = np.where(np.isfinite(values) & np.isfinite(rounded), rounded, values)
-    planes = rounded.astype("<f4").reshape(-1, 1).view(np.uint8).T
-    return base64.b64encode(gzip.compress(planes.tobytes(), 4, mtime=0)).decode("ascii")
 
 
 def _severity(report: Report) -> str:
@@ -161,23 +153,4 @@ def ledger_data(records: Iterable[Record]) -> dict[str, Any]:
 
 
 def _labels(names: Iterable[str]) -> list[str]:
-    return [clean(name) or "(model)" for name in names]
-
-
-def _execution_order(names: Sequence[str], record: Record | None) -> list[int]:
-    """Return the order in which the layers of these parameters are called."""
-    called: dict[str, int] = {}
-    for position, call in enumerate(record.calls if record else ()):
-        called.setdefault(call.layer.name, position)
-
-    def place(i: int) -> int:
-        owner = _owner(names[i])
-        while owner and owner not in called:  # its parameter is used by a module further out
-            owner = _owner(owner)
-        return called.get(owner, -1)
-
-    return sorted(range(len(names)), key=place)
-
-
-def _owner(name: str) -> str:
-    return name.rpartition(".")[0]
+    return list(map(label, names))

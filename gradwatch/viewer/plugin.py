@@ -32,7 +32,7 @@ TYPES: Final = {".js": "text/javascript", ".css": "text/css"}
 
 
 class Plugin(base_plugin.TBPlugin):  # type: ignore[misc]  # untyped
-    """Serves the page, the list of runs and the data of one run."""
+    """Serves the page, the list of runs and the data of one run, or of one beside another."""
 
     plugin_name = "gradwatch"
 
@@ -40,7 +40,7 @@ class Plugin(base_plugin.TBPlugin):  # type: ignore[misc]  # untyped
         flags = context.flags
         spec = getattr(flags, "logdir_spec", None)
         self._runs = Runs(None if spec else context.logdir, spec)
-        self._answers: OrderedDict[tuple[str, int, int], tuple[str, bytes]] = OrderedDict()
+        self._answers: OrderedDict[tuple[str | int, ...], tuple[str, bytes]] = OrderedDict()
         self._reading = threading.Lock()  # one run at a time: memory stays bounded
 
     def get_plugin_apps(self) -> dict[str, Callable[..., Any]]:
@@ -69,30 +69,35 @@ class Plugin(base_plugin.TBPlugin):  # type: ignore[misc]  # untyped
         given = request.args.to_dict(flat=False)
         steps = [request.args.get("from", "0"), request.args.get("to", str(LAST))]
         if (
-            not {"run"} <= given.keys() <= {"run", "seen", "from", "to"}
+            not {"run"} <= given.keys() <= {"run", "with", "seen", "from", "to"}
             or any(len(values) > 1 for values in given.values())
             or not all(re.fullmatch("[0-9]{1,15}", step) for step in steps)
         ):
-            return _refuse(request, 400, "data takes run, seen (a version), from and to (steps)")
-        name, (first, last) = request.args["run"], map(int, steps)
-        folder = self._runs.find().get(name)
-        if folder is None:
+            return _refuse(request, 400, "data takes run, with, seen, from and to, once each")
+        # A run, and perhaps another: neither is anything but a key of what was found.
+        names = [request.args[key] for key in ("run", "with") if key in given]
+        known = self._runs.find()
+        if not all(name in known for name in names):
             return _refuse(request, 404, "no such run")
+        runs = [(known[name], name) for name in names]
+        first, last = map(int, steps)
         try:
-            version = f"{state(folder)}-{first}-{last}"
+            version = "-".join([*(state(folder) for folder, _ in runs), str(first), str(last)])
         except OSError:
             return _refuse(request, 404, "this run is gone")
         # Not 304: its answer has no type, and TensorBoard warns of those.
         unchanged = request.args.get("seen") == version
-        body = b"{}" if unchanged else self._answer(name, folder, version, first, last)
+        body = b"{}" if unchanged else self._answer(version, runs, first, last)
         return _respond(request, body, version)
 
-    def _answer(self, name: str, folder: Path, version: str, first: int, last: int) -> bytes:
+    def _answer(self, version: str, runs: list[tuple[Path, str]], first: int, last: int) -> bytes:
         with self._reading:
-            key = (name, first, last)
+            run, *other = runs
+            key: tuple[str | int, ...] = (*(name for _, name in runs), first, last)
             kept = self._answers.get(key)
             if kept is None or kept[0] != version:
-                kept = self._answers[key] = (version, answer(folder, name, first, last))
+                body = answer(*run, first, last, *(other[0] if other else ()))
+                kept = self._answers[key] = (version, body)
             self._answers.move_to_end(key)
             while len(self._answers) > 1 and (
                 len(self._answers) > KEPT

@@ -13,12 +13,14 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from gradwatch.core.history import History, Pulse
 from gradwatch.core.report import Report
 from gradwatch.core.runfolder_format import to_line
+from gradwatch.core.whole_file import whole_file
 from gradwatch.sinks._text import clean
+from gradwatch.viewer.exams import Folder
 from gradwatch.viewer.page_data import page_data
 
 STATIC: Final = Path(__file__).with_name("static")
@@ -28,9 +30,15 @@ SCRIPTS: Final = (
     "scale.js",
     "loss.js",
     "heatmap.js",
+    "cursor.js",
     "timeline.js",
+    "ridge.js",
+    "ratio.js",
+    "tree.js",
     "ledger.js",
     "findings.js",
+    "trial.js",
+    "compare.js",
     "view.js",
     "app.js",
 )
@@ -44,23 +52,33 @@ def write_html(
     history: History,
     path: str | os.PathLike[str],
     pulses: Iterable[Pulse] | None = None,
+    beside: dict[str, Any] | None = None,
+    folder: Folder | None = None,
 ) -> Path:
-    """Write the page of a run and return its path.
+    """Write the page of a run, whole or not at all, and return its path.
 
     For a run folder: `run = runfolder.read(...)`, `write_html(run.report(catalog.remedies()),
-    run.history, path, Stream(run.path).pulses())`; without the last, of a long run only what a
-    history keeps is shown.
+    run.history, path, stream.pulses(), folder=stream)` with `stream = Stream(run.path)`; without
+    the last two, of a long run only what a history keeps is shown. `beside` is what `compare_data`
+    tells of this run and another.
     """
-    path = Path(path)
-    path.write_text(page(report, history, pulses), encoding="utf-8", newline="\n")
-    return path
+    text = page(report, history, pulses, beside, folder)
+    with whole_file(path) as out:
+        out.write(text)
+    return Path(path)
 
 
-def page(report: Report, history: History, pulses: Iterable[Pulse] | None = None) -> str:
+def page(
+    report: Report,
+    history: History,
+    pulses: Iterable[Pulse] | None = None,
+    beside: dict[str, Any] | None = None,
+    folder: Folder | None = None,
+) -> str:
     """Return the page of a run."""
     style = (STATIC / "style.css").read_text(encoding="utf-8")
     script = bundle()
-    data = page_data(report, history, pulses)
+    data = {**page_data(report, history, pulses, folder), "beside": beside}
     policy = (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
         "img-src data:; base-uri 'none'; form-action 'none'"
@@ -80,7 +98,7 @@ def page(report: Report, history: History, pulses: Iterable[Pulse] | None = None
 <body>
 <div id="gradwatch"></div>
 <noscript>
-{_without_script(report)}</noscript>
+{_without_script(report, beside)}</noscript>
 <script type="application/json" id="gradwatch-data">{island(data)}</script>
 <script type="module">{script}</script>
 </body>
@@ -103,7 +121,7 @@ def _hash(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}"
 
 
-def _without_script(report: Report) -> str:
+def _without_script(report: Report, beside: dict[str, Any] | None) -> str:
     """Return the findings for a browser that runs no script."""
     heads = ("Severity", "Finding", "Since step", "Why")
     rows = [
@@ -119,6 +137,10 @@ def _without_script(report: Report) -> str:
         f"<h1>{_text(report.verdict)}</h1>",
         f"<p>Progress: {_text(report.progress.text)}.</p>",
     ]
+    if beside is not None:
+        lines.append(f"<p>Beside another run: {_text(beside['headline'])}.</p>")
+    if report.trial is not None:
+        lines.append(f"<p>Tried on copies: {_text(report.trial.summary)}</p>")
     if rows:
         lines += ["<table>", _row("th", heads), *(_row("td", row) for row in rows), "</table>"]
     return "".join(f"{line}\n" for line in lines)

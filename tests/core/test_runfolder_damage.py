@@ -191,6 +191,17 @@ def test_a_later_version_is_named(folder: Path) -> None:
         read(folder)
 
 
+def test_a_later_version_s_segment_hides_no_other(folder: Path) -> None:
+    """A run that a newer gradwatch went on with: what came before is read, the rest is said."""
+    RunWriter(folder.parent).add_record(exam(9))
+    file = folder / "seg-001.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "schema": 99, "gradwatch": "7.1"}))
+    assert steps(folder) == (ALL, ALL, ALL)
+    (problem,) = read(folder).problems
+    assert problem.startswith("seg-001.json: its segment was skipped (written by gradwatch 7.1 in")
+    assert "pip install --upgrade gradwatch" in problem and str(folder) not in problem
+
+
 def test_no_run_is_an_error_that_names_the_path(tmp_path: Path) -> None:
     """A folder without a run, or no folder at all."""
     (tmp_path / "gradwatch").mkdir()

@@ -10,7 +10,7 @@ from gradwatch.core.finding import Finding, Severity
 from gradwatch.core.progress import Progress
 from gradwatch.core.report import Report
 from gradwatch.sinks.console import plain
-from gradwatch.sinks.diff import MAX_LAYERS, headline, render
+from gradwatch.sinks.diff import MAX_LAYERS, render
 
 VANISHING = Finding("vanishing-gradient", Severity.CRITICAL, "57 bits are lost")
 DEAD = Finding("dead-units", Severity.WARNING, "3 units are dead")
@@ -75,7 +75,7 @@ def test_it_says_what_changed_and_where() -> None:
 def test_the_first_line_is_the_answer(changes: tuple[Change, ...], said: str) -> None:
     after = tuple(change.after for change in changes if change.after is not None)
     comparison = Comparison(Report("M", 1), Report("M", 1, after), changes)
-    assert headline(comparison) == said
+    assert comparison.headline == said
     assert plain(render(comparison)).splitlines()[0] == said
 
 

@@ -14,6 +14,7 @@ from gradwatch.core.record import Call, Layer, Record
 from gradwatch.core.remedy import Prescription
 from gradwatch.core.report import Report
 from gradwatch.core.stats import OCTAVES, Stats
+from gradwatch.core.verdict import Outcome, Verdict, Verdicts
 from gradwatch.sinks.markdown import MAX_BYTES, to_markdown
 
 
@@ -103,6 +104,31 @@ def test_a_healthy_report_is_three_lines() -> None:
     assert len(text) < 250
 
 
+UNTREATED = Outcome((2.3, 2.4, 2.3), (0.0, 0.0, 0.0), 200, bits=-26.0, seconds=1e-3, parameters=9)
+TREATED = replace(UNTREATED, losses=(0.1, 0.2, 0.1), skills=(0.9, 0.8, 0.9), bits=-1.0)
+SWAP = Verdict(SICK.prescriptions[:1], True, "90%", TREATED, UNTREATED, 12)
+TRIAL = Verdicts((SWAP,), UNTREATED, None, summary="Do 0: its answers are 90% of the way.")
+
+
+def test_a_trial_is_one_table() -> None:
+    """Before the prescriptions: the result, the controls, what was tried with loss and skill."""
+    text = to_markdown(replace(SICK, trial=TRIAL))
+    assert "Tried on copies: **Do 0: its answers are 90% of the way.**" in text
+    assert "| *untreated* | 0% | 2.3 ± 0.05 | | | |" in text
+    tried = "| **helps** r0 | 90% | 0.1 ± 0.05 | +25.0 | 12 steps | +0% time, +0% weights |"
+    assert tried in text
+    assert text.index(tried) < text.index("**What to try, one at a time**")
+    assert [token.type for token in tokens(text)].count("table_open") == 3
+
+
+def test_a_trial_without_anything_tried_is_a_sentence() -> None:
+    nothing = Outcome((math.nan,), (None,), 0)
+    said = Verdicts((), nothing, None, summary="The model cannot be copied, so nothing was tried.")
+    text = to_markdown(replace(SICK, trial=said))
+    assert "Tried on copies: **The model cannot be copied" in text
+    assert [token.type for token in tokens(text)].count("table_open") == 2
+
+
 EVIL = [
     "</script><img src=x onerror=alert(1)>",
     "a | b || c",
@@ -135,6 +161,12 @@ def evil(text: str, times: int = 1) -> Report:
         progress=Progress(None, text),
         notes=(text,) * times,
         run_folder=f"/runs/{text}/gradwatch",
+        trial=replace(
+            TRIAL,
+            verdicts=(replace(SWAP, prescriptions=prescriptions[:1], reason=text),) * 2 * times,
+            other=replace(SWAP, prescriptions=prescriptions[:1]),
+            summary=text,
+        ),
     )
 
 

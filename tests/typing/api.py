@@ -61,8 +61,11 @@ def use(
         watcher.detach()
         watcher.close()
 
+    assert_type(gradwatch.trial(model, None, [loss], log_dir="runs/a"), gradwatch.Verdicts)
+
     report = watcher.report()
     assert_type(report, gradwatch.Report)
+    assert_type(report.trial, gradwatch.Verdicts | None)
     assert_type(report.healthy, bool)
     assert_type(report.severity, gradwatch.Severity | None)
     assert_type(report.findings, tuple[gradwatch.Finding, ...])

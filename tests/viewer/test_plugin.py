@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -25,6 +26,8 @@ from gradwatch.core.history import Columns, History, Pulse
 from gradwatch.core.report import examine
 from gradwatch.core.runfolder import RunWriter
 from gradwatch.core.runfolder_format import SCHEMA
+from gradwatch.core.runfolder_trial import write_trial
+from gradwatch.core.verdict import Outcome, Verdicts
 from gradwatch.viewer import norms, reading, runs
 from gradwatch.viewer.loader import Loader
 from gradwatch.viewer.plugin import Plugin
@@ -187,6 +190,16 @@ def test_what_is_kept_is_bounded(tmp_path: Path) -> None:
         ("?run=a&run=a", 400),
         ("?run=a&path=/etc/passwd", 400),
         ("?run=a&seen=1&seen=2", 400),
+        ("?run=a&with=a&with=a", 400),
+        ("?with=a", 400),
+        ("?run=a&with=", 404),
+        ("?run=a&with=b", 404),
+        ("?run=b&with=a", 404),
+        ("?run=a&with=../a", 404),
+        ("?run=a&with=a/gradwatch", 404),
+        ("?run=a&with=/etc/passwd", 404),
+        ("?run=a&with=%00", 404),
+        ("?run=a&with=<script>alert(1)</script>", 404),
         ("?seen=1", 400),
         ("?run=a&from=-1", 400),
         ("?run=a&to=1e9", 400),
@@ -275,6 +288,70 @@ def test_a_name_that_is_no_text_can_be_asked_for(tmp_path: Path) -> None:
     assert names(client) == ["\\udcff\\udcfe", "two\\nlines"]
     for name in names(client):
         assert get(client, "data", run=name).status_code == 200
+
+
+@pytest.mark.usefixtures("fresh", "here")
+def test_a_trial_is_shown_when_it_is_there(tmp_path: Path) -> None:
+    """Written after the training ended; one that cannot be read is said."""
+    write(tmp_path / "a", specimens.load("sigmoid-mlp"))
+    client = server(tmp_path)
+    before = get(client, "data", run="a")
+    assert before.get_json()["trial"] is None
+    outcome = Outcome((2.3, math.nan), (0.0, None), 40)
+    write_trial(tmp_path / "a" / "gradwatch", Verdicts((), outcome, None, summary="Nothing."))
+    after = get(client, "data", run="a", seen=before.headers["ETag"].strip('"'))
+    assert after.get_json()["trial"]["summary"] == "Nothing."
+    assert after.get_json()["trial"]["controls"][0]["losses"] == [2.3, "nan"]
+    (tmp_path / "a" / "gradwatch" / "trial.json").write_text("[")
+    data = get(client, "data", run="a").get_json()
+    assert data["trial"] is None and data["severity"] == "critical"
+    assert any(note.startswith("trial.json: the trial could not") for note in data["notes"])
+
+
+def test_a_run_beside_another(tmp_path: Path) -> None:
+    """What `gradwatch diff` says of both, by their names in TensorBoard; read elsewhere."""
+    for name in ("sigmoid-mlp", "digits-mlp"):
+        write(tmp_path / "of" / name, specimens.load(name))
+    client = server(tmp_path)
+    answer = get(client, "data", run="of/sigmoid-mlp", **{"with": "of/digits-mlp"})
+    beside = answer.get_json()["beside"]
+    assert beside["headline"].startswith("B is better: critical in A and not in B: ")
+    assert "vanishing-gradient" in beside["headline"]
+    assert [run["severity"] for run in beside["runs"]] == ["critical", "healthy"]
+    assert beside["runs"][1]["name"] == "of/digits-mlp"
+    assert str(tmp_path) not in answer.text
+    again = get(client, "data", run="of/sigmoid-mlp", seen=answer.headers["ETag"].strip('"'))
+    assert "beside" not in again.get_json()  # not the same question
+
+
+@pytest.mark.usefixtures("fresh", "here")
+def test_a_run_is_read_anew_when_the_one_beside_it_has_grown(tmp_path: Path) -> None:
+    empty(tmp_path / "a")
+    writer = RunWriter(tmp_path / "b", model="Net")
+    seen = ""
+    client = server(tmp_path)
+    for steps in (1, 4):
+        writer.add_pulses(map(pulse, range(steps)))
+        answer = get(client, "data", run="a", seen=seen, **{"with": "b"})
+        assert answer.get_json()["beside"]["runs"][1]["step"] == steps - 1
+        seen = answer.headers["ETag"].strip('"')
+        assert get(client, "data", run="a", seen=seen, **{"with": "b"}).get_json() == {}
+
+
+@pytest.mark.usefixtures("fresh", "here")
+@pytest.mark.parametrize("how", ["truncated", "garbled", "header", "future"])
+def test_a_damaged_run_beside_it_hides_nothing(tmp_path: Path, how: str) -> None:
+    for name in ("a", "b"):
+        write(tmp_path / name, specimens.load("sigmoid-mlp"))
+    damaged(tmp_path / "b" / "gradwatch", how)
+    answer = get(server(tmp_path), "data", run="a", **{"with": "b"})
+    data = answer.get_json()
+    assert data["severity"] == "critical"
+    if how == "future":
+        assert data["beside"]["problem"].startswith("b cannot be read: seg-000.json was written by")
+    elif how != "header":
+        assert any(problem.startswith("B: seg-000") for problem in data["beside"]["problems"])
+    assert str(tmp_path) not in answer.text
 
 
 def damaged(folder: Path, how: str) -> None:

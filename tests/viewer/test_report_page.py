@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,38 +13,10 @@ from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import Columns, History, Pulse
 from gradwatch.core.remedy import Prescription
 from gradwatch.core.report import Report, examine
-from gradwatch.viewer.report import write_html
 
 pytestmark = pytest.mark.browser
 EVIL = "</script><img src=x onerror=alert(1)>"
 NONE = np.zeros(0, np.float32)
-
-
-@pytest.fixture
-def show(browser: Any, tmp_path: Path) -> Iterator[Any]:
-    """Open the page of a run; anything on the console, any error and any request fails."""
-    wrong: list[str] = []
-    context = browser.new_context(viewport={"width": 1200, "height": 900})
-
-    def opened(report: Report, history: History) -> Any:
-        file = write_html(report, history, tmp_path / "report.html")
-        page = context.new_page()
-        page.on("console", lambda message: wrong.append(f"console: {message.text}"))
-        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: wrong.append(f"dialog: {dialog.message}"))
-        page.on(
-            "request",
-            lambda request: (
-                None if request.url in (file.as_uri(), "data:,") else wrong.append(request.url)
-            ),
-        )
-        page.goto(file.as_uri())
-        page.wait_for_selector("[data-gw-ready]", state="attached", timeout=20_000)
-        return page
-
-    yield opened
-    context.close()
-    assert wrong == []
 
 
 def judged(past: History) -> Report:

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
-import threading
-import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +15,7 @@ from gradwatch.core import catalog, specimens
 from gradwatch.core.history import Columns, History, Pulse
 from gradwatch.core.report import examine
 from gradwatch.core.runfolder import RunWriter
+from tests.viewer.tensorboard_server import tensorboard
 
 pytestmark = pytest.mark.browser
 EVIL = "<img src=x onerror=alert(1)>"
@@ -53,42 +48,6 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in range(1, 100):
         shutil.copytree(folder / "many" / "0", folder / "many" / str(i))
     return folder
-
-
-@contextmanager
-def tensorboard(tmp: Path, *flags: str) -> Iterator[str]:
-    """Start TensorBoard with the entry points of this tree, however it was installed."""
-    root = Path(__file__).parents[2]
-    project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
-    metadata = tmp / "metadata" / "gradwatch-0.dist-info"
-    metadata.mkdir(parents=True)
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: gradwatch\nVersion: 0\n")
-    (metadata / "entry_points.txt").write_text(
-        "[tensorboard_plugins]\n"
-        + "\n".join(f"{k} = {v}" for k, v in project["entry-points"]["tensorboard_plugins"].items())
-    )
-    command = [sys.executable, "-m", "tensorboard.main", "--port=0", "--host=localhost", *flags]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(metadata.parent), str(root)])}
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    assert server.stderr is not None
-    said: list[str] = []
-    try:
-        address = None
-        for line in server.stderr:
-            said.append(line)
-            if address := re.search(r"at (http://\S+)", line):
-                break
-        assert address, "".join(said)
-        drain = threading.Thread(target=lambda: said.extend(server.stderr or ()), daemon=True)
-        drain.start()
-        yield address[1]
-        assert server.poll() is None, "".join(said)
-    finally:
-        server.terminate()
-        server.wait(20)
-    drain.join(5)
-    server.stderr.close()
-    assert "gradwatch" not in "".join(line for line in said if "rror" in line or "arn" in line)
 
 
 @pytest.fixture
@@ -153,7 +112,7 @@ def test_the_sick_run_shows_its_finding(visit: Any, address: str) -> None:
     page = visit(address)
     page.get_by_role("tab", name="gradwatch").click()
     frame = tab(page)
-    frame.locator("nav select").select_option("sick")
+    frame.get_by_label("Run", exact=True).select_option("sick")
     frame = tab(page, "sick")
     assert frame.locator("h1").inner_text().startswith("Critical: the gradient")
     past = specimens.load("sigmoid-mlp")
@@ -227,10 +186,33 @@ def test_names_are_text(visit: Any, address: str) -> None:
     """Of a run, a model and a layer."""
     page = visit(f"{address}#gradwatch")
     frame = tab(page)  # it is the first one
-    assert EVIL in frame.locator("nav select").inner_text()
+    assert EVIL in frame.get_by_label("Run", exact=True).inner_text()
     assert EVIL in frame.locator(".about").inner_text()
     assert EVIL in point(page, frame, 0.5, 0.5)
     assert frame.locator("img").count() == 0
+
+
+def test_two_runs_side_by_side(visit: Any, address: str) -> None:
+    """By keyboard; the link carries the second run, and what is not there any more is said."""
+    page = visit(f"{address}#gradwatch&p.gradwatch.run=sick")
+    frame = tab(page, "sick")
+    against = frame.get_by_label("Compare with")
+    assert "sick" not in against.locator("option").all_inner_texts()
+    against.focus()
+    page.keyboard.type("healthy")
+    frame.locator('#gradwatch[data-gw-with="healthy/digits"]').wait_for(timeout=30_000)
+    told = frame.locator("#beside").inner_text()
+    assert "A: sick" in told and "B: healthy/digits" in told
+    assert "p.gradwatch.with=healthy%2Fdigits" in page.url
+    other = tab(visit(page.url), "sick")
+    assert other.locator("#beside").inner_text() == told
+    assert other.get_by_label("Compare with").input_value() == "healthy/digits"
+    against.select_option("")
+    frame.locator('#gradwatch[data-gw-with=""]').wait_for(timeout=30_000)
+    assert frame.locator("#beside").count() == 0 and "p.gradwatch.with" not in page.url
+    gone = tab(visit(f"{address}#gradwatch&p.gradwatch.run=sick&p.gradwatch.with=gone"), "sick")
+    gone.get_by_text("no run of this name: gone").wait_for(timeout=20_000)
+    assert gone.locator("h1").inner_text().startswith("Critical")
 
 
 def test_many_runs_can_be_searched(visit: Any, address: str) -> None:
@@ -238,7 +220,7 @@ def test_many_runs_can_be_searched(visit: Any, address: str) -> None:
     page = visit(f"{address}#gradwatch&p.gradwatch.run=sick")
     frame = tab(page, "sick")
     frame.get_by_label("search").fill("MANY/4")
-    runs = frame.locator("nav select").locator("option").all_inner_texts()
+    runs = frame.get_by_label("Run", exact=True).locator("option").all_inner_texts()
     assert runs == ["sick", "many/4", *(f"many/4{i}" for i in range(10))]
     gone = visit(f"{address}#gradwatch&p.gradwatch.run=gone")
     gone.frame_locator("iframe").get_by_text("no run of this name: gone").wait_for(timeout=20_000)
@@ -297,3 +279,24 @@ def test_a_closer_look_at_a_long_run_is_exact(visit: Any, tmp_path: Path) -> Non
         frame.get_by_text("Show all steps").click()
         frame.get_by_text("Show all steps").wait_for(state="hidden", timeout=20_000)
         assert "steps " in point(page, frame, 0.01, 0.9)
+
+
+def test_the_link_carries_the_chosen_layer(visit: Any, address: str) -> None:
+    """Chosen by a click on a row; the exam's numbers are those of the run folder."""
+    past = specimens.load("digits-mlp")
+    names = past.pulses[0].columns.parameters
+    layers = list(dict.fromkeys(name.rpartition(".")[0] for name in names))
+    page = visit(f"{address}#gradwatch&p.gradwatch.run=healthy%2Fdigits")
+    frame = tab(page, "healthy/digits")
+    point(page, frame, 1 - 0.5 / len(layers), 0.5)
+    page.mouse.down()
+    page.mouse.up()
+    page.wait_for_url(f"**p.gradwatch.layer={layers[-1]}*")
+    other = tab(visit(page.url), "healthy/digits")
+    assert other.get_by_label("Layer", exact=True).input_value() == layers[-1]
+    other.locator("#updates [role=application]").press("End")
+    told = other.locator("#updates .told").inner_text()
+    parameter = next(p for p in past.records[-1].parameters if told.startswith(p.name))
+    value = float(re.search(r"weight (\S+)", told)[1])  # type: ignore[index]
+    assert parameter.name.startswith(layers[-1])
+    assert value == pytest.approx(parameter.update_ratio, rel=6e-3)

@@ -43,10 +43,10 @@ export function signed(bits, digits = 1) {
   return Number(text) > 0 ? `+${text}` : Number(text) === 0 ? (0).toFixed(digits) : text;
 }
 
-/** Write 2 to the power of an integer. */
-export function power(exponent) {
+/** Write 2, or another base, to the power of an integer. */
+export function power(exponent, base = 2) {
   const digits = [...String(exponent)].map((digit) => (digit === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit]));
-  return `2${digits.join("")}`;
+  return `${base}${digits.join("")}`;
 }
 
 /** "1 step", "2 steps". */

@@ -35,12 +35,15 @@ export function findings(list) {
   return section("findings", "Findings", cards.length ? cards : el("p", {}, "None."));
 }
 
-/** Return the section of changes to try, the first one open. */
-export function prescriptions(list) {
+/** Return the section of changes to try; the first one is open where none was measured. */
+export function prescriptions(list, measured) {
   if (!list.length) return null;
-  return section("try", "What to try, one at a time", list.map((each, i) =>
-    el("details", i ? {} : { open: "" },
-      el("summary", {}, `${i + 1}. ${each.title}`),
+  return section("try", "What to try, one at a time", measured ? null : el("p", { class: "muted" },
+    "None of these was measured on this model; ", el("code", {}, "gradwatch.trial"), " does that."),
+  list.map((each, i) =>
+    el("details", i || measured ? {} : { open: "" },
+      el("summary", {}, `${i + 1}. ${each.title}`,
+        each.fate ? el("span", { class: "muted when" }, each.fate) : null),
       el("p", { class: "muted" },
         each.answers ? `for ${each.answers}; ` : "",
         each.per_step ? "between backward() and optimizer.step()" : "before training",
@@ -64,7 +67,7 @@ export function notes(list) {
     el("ul", {}, list.map((note) => el("li", {}, prose(note)))));
 }
 
-function badge(severity) {
+export function badge(severity) {
   return el("span", { class: `badge ${severity}`, "aria-hidden": "true" }, el("span", {}, SIGNS[severity]));
 }
 
@@ -105,7 +108,7 @@ function numbers(values) {
     [el("dt", {}, name.replaceAll("_", " ")), el("dd", {}, number(real(value)))])));
 }
 
-function code(text) {
+export function code(text) {
   const block = el("pre", { tabindex: "0" }, el("code", {}, text));
   const button = el("button", { type: "button", async click() {
     const done = await copy(text, block);

@@ -11,15 +11,16 @@ const ROW = [13, 26];
 
 /** Read packed numbers: base64 of gzip of float32, all first bytes before all second ones. */
 export async function unpack(packed) {
-  const bytes = Uint8Array.from(atob(packed), (character) => character.charCodeAt(0));
+  const text = atob(packed);
+  const bytes = new Uint8Array(text.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = text.charCodeAt(i);
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   const planes = new Uint8Array(await new Response(stream).arrayBuffer());
   const length = planes.length / 4;
-  const plain = new Uint8Array(planes.length);
-  for (let i = 0; i < length; i++) {
-    for (let plane = 0; plane < 4; plane++) plain[4 * i + plane] = planes[plane * length + i];
-  }
-  return new Float32Array(plain.buffer);
+  const [a, b, c, d] = [0, 1, 2, 3].map((i) => planes.subarray(i * length, (i + 1) * length));
+  const words = new Uint32Array(length);
+  for (let i = 0; i < length; i++) words[i] = a[i] | (b[i] << 8) | (c[i] << 16) | (d[i] << 24);
+  return new Float32Array(words.buffer);
 }
 
 /** The rows by parameter, or added up by layer: { name, values, parts }. */
@@ -80,7 +81,7 @@ export function range(rows) {
 /** Height of a row, and of what is seen of all rows. */
 export function heights(rows) {
   const row = Math.min(ROW[1], Math.max(ROW[0], Math.floor(MAX_HEIGHT / Math.max(1, rows.length))));
-  return { row, visible: Math.min(MAX_HEIGHT, row * rows.length) };
+  return { row, visible: Math.min(MAX_HEIGHT, row * Math.max(1, rows.length)) };
 }
 
 /** Draw the rows that are scrolled into view: a canvas of all would be too large for some models. */

@@ -15,11 +15,14 @@ export async function render() {
   const root = el("div", { id: "gradwatch" });
   const say = el("span", { class: "muted", role: "status" });
   const choice = el("select", { "aria-label": "Run", change: () => open(choice.value) });
+  const against = el("select", { "aria-label": "Compare with",
+    change: () => open(view.run, { ...view, with: against.value || undefined }) });
   const search = el("input", { type: "search", input: list });
   let [runs, view, version, shown, loading] = [[], fromHash(outer.location.hash), "", null, null];
   let coarse = true; // whether to look closer takes other data
   await sheet();
-  document.body.append(el("nav", {}, el("label", {}, "run ", choice), el("label", {}, "search ", search), say), root);
+  document.body.append(el("nav", {}, el("label", {}, "run ", choice),
+    el("label", {}, "compare with ", against), el("label", {}, "search ", search), say), root);
   document.addEventListener("click", jump);
   follow(() => shown?.draw());
   outer.addEventListener("hashchange", () => {
@@ -56,35 +59,41 @@ export async function render() {
   }
 
   async function load() {
-    const run = view.run;
-    if (loading === run) return;
-    loading = run;
+    const { run } = view;
+    const other = runs.includes(view.with) ? view.with : "";
+    const wanted = JSON.stringify([run, other]);
+    if (loading === wanted) return;
+    loading = wanted;
     try {
       const query = new URLSearchParams({ run, seen: version });
+      if (other) query.set("with", other);
       for (const end of coarse ? ["from", "to"] : []) if (view[end]) query.set(end, view[end]);
       const answer = await fetch(`data?${query}`, { cache: "no-store" });
       if (!answer.ok) throw new Error(await answer.text());
       const data = await answer.json();
-      if (run !== view.run || !data.gradwatch) return;
+      if (loading !== wanted || !data.gradwatch) return;
       const top = window.scrollY;
       const scroller = root.querySelector(".scroller");
-      const [rows, focused] = [scroller?.scrollTop, scroller && document.activeElement === scroller];
+      const [rows, focused] = [scroller?.scrollTop, document.activeElement?.ariaLabel];
       shown?.stop();
       shown = await page(root, data, view, wrote);
       window.scrollTo(0, top);
       const anew = root.querySelector(".scroller");
       if (anew && version) anew.scrollTop = rows ?? 0;
-      if (focused) anew?.focus();
+      const named = [...document.querySelectorAll("[aria-label]")];
+      if (focused) named.find((each) => each.ariaLabel === focused)?.focus();
       coarse = data.pulse.merged > 1 || data.pulse.part;
       version = answer.headers.get("ETag").slice(1, -1);
       root.dataset.gwRun = run;
-      say.textContent = `as of ${new Date().toLocaleTimeString()}`;
+      root.dataset.gwWith = other;
+      say.textContent = `as of ${new Date().toLocaleTimeString()}`
+        + (view.with && !other ? `; no run of this name: ${view.with}` : "");
     } finally {
-      if (loading === run) loading = null;
+      if (loading === wanted) loading = null;
     }
   }
 
-  async function open(run, next = { run, by: view.by }) {
+  async function open(run, next = { run, by: view.by, with: view.with === run ? undefined : view.with }) {
     view = { ...next, run };
     [version, coarse] = ["", true];
     list();
@@ -96,9 +105,13 @@ export async function render() {
 
   function list() {
     const found = runs.filter((run) => run.toLowerCase().includes(search.value.toLowerCase()));
-    if (view.run && !found.includes(view.run)) found.unshift(view.run);
-    choice.replaceChildren(...found.map((run) => el("option", { value: run }, run)));
-    choice.value = view.run;
+    for (const [select, value] of [[choice, view.run], [against, view.with]]) {
+      const shown = found.filter((run) => select === choice || run !== view.run);
+      if (value && !shown.includes(value)) shown.unshift(value);
+      select.replaceChildren(...shown.map((run) => el("option", { value: run }, run)));
+      if (select === against) select.prepend(el("option", { value: "" }, "no other"));
+      select.value = value ?? "";
+    }
   }
 
   function empty() {

@@ -9,12 +9,14 @@ const TOP = 12;
 const BOTTOM = 26;
 /** A positive loss that spans this many decades is drawn on a logarithmic axis. */
 const DECADES = 2;
+/** How the curves of one run, and of another beside it, are told apart. */
+const LINES = [{ colour: "accent", dash: [] }, { colour: "lost", dash: [6, 4] }];
 
-/** Draw the losses (null where not known) and say on which kind of axis. */
-export function drawLoss(canvas, losses, scale, exams) {
+/** Draw the losses (null where not known) of one run or more, and say on which kind of axis. */
+export function drawLoss(canvas, losses, scale, exams, ...others) {
   const context = resize(canvas, scale.left + scale.width, HEIGHT + TOP + BOTTOM);
-  const values = losses.map(real);
-  const finite = values.filter((value) => value !== null && Number.isFinite(value));
+  const curves = [losses, ...others].map((each) => each.map(real));
+  const finite = curves.flat().filter((value) => value !== null && Number.isFinite(value));
   const axis = vertical(finite);
   context.font = theme("font");
   context.textAlign = "right";
@@ -26,8 +28,13 @@ export function drawLoss(canvas, losses, scale, exams) {
     context.fillText(axis.format(tick), scale.left - 8, axis.y(tick));
   }
   drawBreaks(context, scale, TOP, HEIGHT);
-  curve(context, values, scale, axis);
-  marks(context, values, scale);
+  curves.forEach((values, i) => {
+    context.setLineDash(LINES[i].dash);
+    context.strokeStyle = context.fillStyle = theme(LINES[i].colour);
+    curve(context, values, scale, axis);
+    context.setLineDash([]);
+    marks(context, values, scale);
+  });
   drawSteps(context, scale, TOP + HEIGHT, exams);
   return axis.logarithmic ? "loss (log axis)" : "loss";
 }
@@ -57,7 +64,6 @@ function vertical(finite) {
 
 /** Join the points; where several share a column of pixels, from the lowest to the highest. */
 function curve(context, values, scale, axis) {
-  context.strokeStyle = context.fillStyle = theme("accent");
   context.lineWidth = 1.5;
   context.lineJoin = "round";
   context.beginPath();

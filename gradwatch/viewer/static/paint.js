@@ -80,3 +80,9 @@ export function swatch(canvas, width, height, paint) {
 export function theme(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 }
+
+/** Write on a canvas, in a colour of the style sheet. */
+export function write(context, text, x, y, colour = "muted", align = "right") {
+  Object.assign(context, { fillStyle: theme(colour), textAlign: align });
+  context.fillText(text, x, y);
+}

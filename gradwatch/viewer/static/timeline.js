@@ -5,6 +5,7 @@ import { kindOf, painter, resize, swatch, theme } from "./paint.js";
 import { drawSteps, Steps } from "./scale.js";
 import { drawLoss } from "./loss.js";
 import { drawMap, heights, range, rowsOf, unpack, worst } from "./heatmap.js";
+import { beside } from "./cursor.js";
 
 const AXIS = 26;
 /** CSS pixels for the names of the rows. */
@@ -21,7 +22,7 @@ const MAX_PARTS = 8;
 const CLOSEST = 5;
 
 /** Return the section; `draw` (again when its width changes) needs it on the page. `changed` is told
- * of every other view than the one given, `chosen` of a step that is clicked. */
+ * of every other view than the one given, `chosen` of a step and a layer that are clicked. */
 export async function timeline(pulse, findings, view, changed, chosen) {
   const steps = pulse.steps.length;
   if (!steps) {
@@ -188,9 +189,7 @@ export async function timeline(pulse, findings, view, changed, chosen) {
     ];
     tip.replaceChildren(...lines.filter(Boolean));
     tip.hidden = line.hidden = box.hidden = false;
-    const width = tip.offsetWidth;
-    tip.style.left = `${x + width + 24 > window.innerWidth ? Math.max(4, x - width - 16) : x + 16}px`;
-    tip.style.top = `${Math.max(4, Math.min(y + 16, window.innerHeight - tip.offsetHeight - 4))}px`;
+    beside(tip, x, y);
     line.style.left = `${scale.middle(column)}px`;
     const { row: height } = heights(rows);
     const top = row * height - scroller.scrollTop;
@@ -246,7 +245,7 @@ export async function timeline(pulse, findings, view, changed, chosen) {
   function choose(column) {
     const step = state.scale.steps[column] + pulse.merged - 1;
     changed(Object.assign(view, { step }));
-    chosen(step);
+    chosen(step, rows[state.row].layer);
   }
 
   function at(row, column) {
@@ -297,7 +296,7 @@ export async function timeline(pulse, findings, view, changed, chosen) {
       "; each column is a step; the colour is the norm of the gradient, in powers of two. ",
       el("span", { id: "pulse-keys" },
         "Point, or use the arrow keys, for the numbers; drag, or press + and −, to zoom; ",
-        "click, or press Enter, for a step's ledger.")),
+        "click, or press Enter, for the ledger of a step and the distribution of a layer.")),
     legend, charts, tip), draw };
 }
 

@@ -1,5 +1,6 @@
-// What is looked at, as a link carries it: run, rows, range of steps, chosen step. In the form in
-// which TensorBoard leaves the address of its page alone: the tab's name, then its parameters.
+// What is looked at, as a link carries it: run, the one beside it, rows, range of steps, chosen step and
+// layer. In the form in which TensorBoard leaves the address of its page alone: the tab's name, then its
+// parameters.
 
 const PREFIX = "p.gradwatch.";
 
@@ -8,7 +9,8 @@ export function fromHash(hash) {
   const given = new URLSearchParams(hash.slice(1));
   const text = (name) => given.get(PREFIX + name) ?? undefined;
   const whole = (name) => (/^\d{1,15}$/.test(text(name)) ? Number(text(name)) : undefined);
-  return { run: text("run"), by: text("by"), from: whole("from"), to: whole("to"), step: whole("step") };
+  const [run, other, by, layer] = ["run", "with", "by", "layer"].map(text);
+  return { run, with: other, by, layer, from: whole("from"), to: whole("to"), step: whole("step") };
 }
 
 /** Write a view as such a hash. */
