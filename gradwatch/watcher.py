@@ -33,6 +33,9 @@ from gradwatch.instrument.recorder import Recorder
 from gradwatch.instrument.schedule import Schedule
 
 log = logging.getLogger("gradwatch")
+PATIENCE: Final = 64
+"""Losses that a loop may tell before its optimizer makes a first step (micro-batches of it, steps
+that a GradScaler skips): after that it is taken for one that never does."""
 
 _watched: Final[weakref.WeakKeyDictionary[nn.Module, Watcher]] = weakref.WeakKeyDictionary()
 
@@ -112,6 +115,8 @@ class Watcher:
         self._norms: Tensor | None = None
         self._scale: Tensor | float | None = None
         self._others: frozenset[int] = frozenset()
+        self._stepped = False  # an optimizer, ever
+        self._untaken = 0  # losses that were told
         self._given_up = False  # an exam, because parameters were replaced in it
         self._fresh = False  # whether a backward has ended since the gradients were read
         self._versions: list[int] = []
@@ -243,6 +248,10 @@ class Watcher:
             if self._unjudged:
                 self._reporter.set_loss(float(loss))
                 self._send()
+            self._untaken += 1
+            if not self._stepped and self._untaken > PATIENCE and self._norms is not None:
+                self._loss = loss
+                self._commit()  # the loop makes steps, and the optimizer none
 
     def _see_loss(self, loss: object) -> None:
         if torch.is_grad_enabled() and isinstance(loss, Tensor) and loss.numel() == 1:
@@ -306,6 +315,7 @@ class Watcher:
 
     def _commit(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """The optimizer has stepped."""
+        self._stepped |= optimizer is not None
         norms = self._norms
         if norms is None:  # a step without a backward: nothing was to be seen
             return

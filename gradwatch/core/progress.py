@@ -79,9 +79,9 @@ def _progress(history: History) -> Progress:
         if _policy(history):
             why = "it is a policy's, and tells nothing of what the policy is worth"
             going = replace(going, moving=None, diverged=False, text=f"{going.text}; {why}")
-        elif not going.diverged and takes_turns(history):
+        elif takes_turns(history):  # a discriminator that is beaten has a loss that rises
             why = "several trainings take turns, and tell nothing of each other"
-            going = replace(going, moving=None, text=f"{going.text}; {why}")
+            going = replace(going, moving=None, diverged=False, text=f"{going.text}; {why}")
     skills = _skills(history)
     if going.diverged or len(skills) < SKILLED_EXAMS:
         return going

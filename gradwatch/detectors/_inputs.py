@@ -8,15 +8,17 @@ tells the size of its input: to within 20 % on 121 layers of which it is known.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
 from gradwatch.core.history import History
-from gradwatch.core.record import NO_GRAD_INPUT, Call, Record
+from gradwatch.core.record import NO_GRAD_INPUT, Call, Record, around
 
 LARGE: Final = 30.0
 """Root mean square from which inputs are large: one is what every initialisation assumes."""
+RECURRENT: Final = ("RNN", "LSTM", "GRU")
 HUGE: Final = 300.0
 """... from which on it takes a norm behind the first layer to live with them."""
 FAINT: Final = 0.01
@@ -83,6 +85,7 @@ def off_scale(record: Record) -> Input | None:
     """Return the largest input that is too large, or else the inputs, if all are too small or the
     same; None where they are as they should be, or not known."""
     found = [one for i, call in enumerate(record.calls) if (one := _input(record, i, call))]
+    found += [Input((layer,), size, size, 1.0, False) for layer, size in huge_sequences(record)]
     if large := [one for one in found if one.large and not one.normalised]:
         return max(large, key=lambda one: one.size)
     first = next((call.layer.name for call in record.calls if call.layer.weighted), None)
@@ -93,7 +96,10 @@ def off_scale(record: Record) -> Input | None:
 
 
 def _input(record: Record, position: int, call: Call) -> Input | None:
-    if not call.layer.weighted or call.reason != NO_GRAD_INPUT or call.spread is None:
+    if not call.layer.weighted or call.spread is None:
+        return None
+    joined = call.reason != NO_GRAD_INPUT
+    if joined and not _small_before(record, position):
         return None
     wanted = f"{call.layer.name}.weight" if call.layer.name else "weight"
     weight = next((p.weight for p in record.parameters if p.name == wanted), None)
@@ -105,6 +111,8 @@ def _input(record: Record, position: int, call: Call) -> Input | None:
     rms = math.sqrt(max(0.0, call.output.rms**2 - (own.rms**2 if own is not None else 0.0)))
     differing = call.output.rms * math.sqrt(call.spread) / weight.rms
     norm = max(rms / weight.rms, differing)
+    if joined and norm / math.sqrt(math.prod(shape[1:])) < HUGE:
+        return None  # nothing but what comes from the layers before
     return Input(
         (call.layer.name,),
         norm / math.sqrt(math.prod(shape[1:])),
@@ -113,6 +121,36 @@ def _input(record: Record, position: int, call: Call) -> Input | None:
         _normalised(record, position),
         _flushed(record, position),
     )
+
+
+def sequences(record: Record) -> Iterator[tuple[str, float]]:
+    """Yield recurrent layers that get the data, and in what size: the gradient of a weight is that
+    of the bias beside it times the input."""
+    for call in record.calls:
+        if call.layer.kind not in RECURRENT or call.reason != NO_GRAD_INPUT:
+            continue
+        own = [p for p in record.parameters if p.name.rpartition(".")[0] == call.layer.name]
+        found = {p.name.rpartition(".")[2]: p.gradient for p in own}
+        weight, bias = found.get("weight_ih_l0"), found.get("bias_ih_l0")
+        if weight is not None and bias is not None and bias.rms > 0:
+            yield call.layer.name, weight.rms / bias.rms
+
+
+def huge_sequences(record: Record) -> Iterator[tuple[str, float]]:
+    """Yield those whose input is huge: that of a weight's gradient is not known so well."""
+    yield from ((layer, size) for layer, size in sequences(record) if size >= HUGE)
+
+
+def _small_before(record: Record, position: int) -> bool:
+    """Whether what all layers before have given is of ordinary size: something that is not comes
+    from beside them, as a column that is joined to what an embedding gives."""
+    outer = {*around(record.calls, record.calls[position])}
+    sizes = [
+        call.output.rms
+        for i, call in enumerate(record.calls[:position])
+        if call.output is not None and i not in outer
+    ]
+    return bool(sizes) and max(sizes) < LARGE
 
 
 def _flushed(record: Record, position: int) -> str:

@@ -22,8 +22,9 @@ LONG: Final = 80
 """Steps after which a training that has learnt little is slow, and not young."""
 LITTLE: Final = 0.2
 """Skill under which a training has learnt little."""
-SLOW: Final = 0.4
-"""Skill under which it has, after `LONG` steps; the healthy ones had 0.58 and more."""
+SLOW: Final = 0.55
+"""Skill under which it has, after `LONG` steps; the healthy ones in which anything is suspected had
+0.58 and more."""
 YOUNG: Final = 20
 """Steps in which weights that are seen to move may still heal what they were born with."""
 MOVES: Final = 1e-3

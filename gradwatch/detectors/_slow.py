@@ -16,6 +16,14 @@ TINY: Final = 1e-4
 """Update-to-weight ratio that the typical weight has in no step (a thousandth is usual) ..."""
 PROMISE: Final = 1e-3
 """... and the relative fall of the loss that a step promises on average, at most."""
+LITTLE: Final = 0.03
+"""Sum of the update-to-weight ratios of a whole run that is next to no movement ..."""
+FOLLOWS: Final = 1.0
+"""... when the loss is known to follow: it falls by this part, per relative movement."""
+SHRUNK: Final = 1e-3
+"""Part of the first steps' size under which those of half of a run have petered out ..."""
+PULLS: Final = 0.1
+"""... while the gradient has kept such a part of its norm."""
 APART: Final = 1e-2
 """A group's rate is far below the others' when it is less than this part of the highest ..."""
 MOST: Final = 0.5
@@ -36,6 +44,40 @@ def everywhere(history: History) -> str:
     return (
         f"The learning rate{f' ({max(rates):.2g})' if rates else ''} is too low: the loss follows "
         "the weights, and they move by less than a ten-thousandth of their size in a step."
+    )
+
+
+def hardly(history: History) -> str:
+    """Return what to say if the steps of a whole run come to next to nothing, though the loss
+    follows them and their rate does not rise; empty if they do not."""
+    walk = _steps.walk(history)
+    rates = [max(record.learning_rates, default=0.0) for record in history]
+    if walk is None or (walk.response or 0.0) < FOLLOWS or rates[-1] > rates[len(rates) // 2]:
+        return ""  # a warm-up has its steps before it
+    if not 0 < walk.movement < LITTLE:
+        return ""
+    return (
+        f"The learning rate{f' ({max(rates):.2g} at most)' if max(rates) else ''} is too low: the "
+        f"loss follows the weights, and in {walk.steps} steps they have moved by at most "
+        f"{walk.movement:.1%} of their size."
+    )
+
+
+def petered_out(history: History) -> str:
+    """Return what to say if the steps have become next to nothing, and neither the gradients nor
+    the learning rate have; empty otherwise."""
+    records = history.records
+    late = records[len(records) // 2 :]
+    begin = max(map(_steps.typical, records[:3]))
+    rates = [max(record.learning_rates, default=0.0) for record in records]
+    shrunk = max(map(_steps.typical, late)) < min(SHRUNK * begin, TINY)
+    pulls = late[-1].gradient_norm > PULLS * records[0].gradient_norm
+    if not shrunk or not pulls or not 0 < rates[0] <= 2 * rates[-1]:
+        return ""
+    return (
+        f"The steps have shrunk from {begin:.2g} of the typical weight to "
+        f"{_steps.typical(late[-1]):.2g}, though the learning rate and the gradients have not: the "
+        "optimizer divides by what it sums up over time, or has a decay of its own."
     )
 
 

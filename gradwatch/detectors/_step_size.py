@@ -22,6 +22,8 @@ USUAL_RATIO: Final = 0.01
 """Update-to-weight ratio that a text compares with."""
 PLAIN: Final = 0.95
 """Cosine between the first step and the negative gradient: no normalising optimizer makes it."""
+SUMMED: Final = 4.0
+"""Times the mean that a sum over a batch is, at least."""
 LARGE: Final = 50.0
 """Sensitivity of the loss to the answer of a sample, averaged: 1 to 5 for the usual losses of
 answers and targets of unit size (measured: at most 20 in healthy trainings)."""
@@ -76,7 +78,11 @@ def _sensitivity(history: History) -> Iterator[tuple[str, str]]:
     size = outermost[-1].grad_output.norm * math.sqrt(answer.samples)
     if not LARGE < size < 10 * max(1.0, abs(first.loss)):  # larger than that: a loss scale
         return
-    if answer.kind in (CROSS_ENTROPY, NLL):
+    times = first.loss / answer.loss if answer.loss > 0 else 1.0  # NaN where it is not known
+    summed = any(
+        abs(times / n - 1) < 0.02 for n in (answer.samples, answer.samples * answer.columns)
+    )
+    if answer.kind in (CROSS_ENTROPY, NLL) or (summed and times > SUMMED):
         text = "is it a sum over the batch, and the learning rate meant for a mean?"
         yield "loss", f"The loss is some {size:.2g} times that of a sample: {text}"
     else:

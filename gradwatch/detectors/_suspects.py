@@ -11,7 +11,7 @@ from statistics import median
 from typing import Final
 
 from gradwatch.core.finding import Cause
-from gradwatch.core.record import NO_GRAD_INPUT, Group, Parameter, Record
+from gradwatch.core.record import Group, Record
 from gradwatch.detectors import _depth, _groups, _inputs, _norms, _outcome
 
 SLOW: Final = 1e-5
@@ -24,7 +24,6 @@ TINY: Final = 1e-3
 """Size of the inputs of a recurrent layer under which it does not see them."""
 OVERSIZED: Final = 4.0
 """Times the size that keeps a signal from which on the typical weight is too large."""
-RECURRENT: Final = ("RNN", "LSTM", "GRU")
 HALVES: Final = ("float16", "bfloat16")
 
 
@@ -79,17 +78,10 @@ def _steps(group: Group) -> int:
 
 
 def _read_by_recurrent(record: Record) -> Iterator[tuple[str, float]]:
-    """Yield recurrent layers that get the data, and in what size: the gradient of a weight is that
-    of the bias beside it times the input."""
-    for call in record.calls:
-        if call.layer.kind not in RECURRENT or call.reason != NO_GRAD_INPUT:
-            continue
-        found = {p.name.rpartition(".")[2]: p.gradient for p in _own(record, call.layer.name)}
-        weight, bias = found.get("weight_ih_l0"), found.get("bias_ih_l0")
-        if weight is not None and bias is not None and bias.rms > 0:
-            size = weight.rms / bias.rms
-            if 0 < size < TINY or size > _inputs.LARGE:
-                yield call.layer.name, size
+    """Yield recurrent layers that get data of a size that they cannot work with."""
+    for layer, size in _inputs.sequences(record):
+        if 0 < size < TINY or size > _inputs.LARGE:
+            yield layer, size
 
 
 def _oversized(record: Record) -> Iterator[tuple[str, float]]:
@@ -110,10 +102,6 @@ def _oversized(record: Record) -> Iterator[tuple[str, float]]:
     large = [one for one in sizes if one[1] >= OVERSIZED]
     if 2 * len(large) > len(sizes):
         yield from dict(large).items()
-
-
-def _own(record: Record, layer: str) -> list[Parameter]:
-    return [p for p in record.parameters if _outcome.owner(p) == layer]
 
 
 def _halved(record: Record) -> tuple[str, ...]:

@@ -62,6 +62,10 @@ class OversizedUpdates:
     """Ratio of a first step from which on it leaves nothing of the weights that it began with."""
     much: float = 0.7
     """Skill from which on such a beginning has done no harm."""
+    apart: float = 100.0
+    """Times the lowest rate from which on a group's rate is far above the others' ..."""
+    about: float = 0.02
+    """... and the update-to-weight ratio from which on its weights do not settle."""
     grace: int = 5
     """First steps in which a tenth is not counted."""
 
@@ -82,7 +86,11 @@ class OversizedUpdates:
         streak = _outcome.latest_streak(history, self._oversized)
         if going.moving is False and _outcome.lasting(streak):
             return (self._finding(history, [(r, _steps.typical(r)) for r in streak], going),)
-        found = self._forgotten(records) or self._born_thrown(history, going)
+        found = (
+            self._forgotten(records)
+            or self._born_thrown(history, going)
+            or self._fast_group(history, going)
+        )
         return (self._finding(history, found, going),) if found else ()
 
     def _began_anew(self, history: History, going: Progress) -> bool:
@@ -100,6 +108,24 @@ class OversizedUpdates:
             return []
         early = _outcome.first_streak(history, lambda r: _steps.typical(r) > self.ratio)
         return [(record, _steps.typical(record)) for record in early] if len(early) > 1 else []
+
+    def _fast_group(self, history: History, going: Progress) -> list[tuple[Record, float]]:
+        """Return the exams in which a group with a rate far above the others' is still thrown about
+        in a training that has learnt little."""
+        if not _outcome.learns_little(history, going):
+            return []
+        found = []
+        for record in reversed(history.records):
+            rates = [rate for rate in record.learning_rates if rate > 0]
+            ratios = [
+                p.update_ratio or 0.0
+                for p, group in _steps.grouped(record)
+                if rates and (group.learning_rate or 0.0) > self.apart * min(rates)
+            ]
+            if not ratios or max(ratios) < self.about:
+                break
+            found.insert(0, (record, max(ratios)))
+        return found if _outcome.lasting([record for record, _ in found]) else []
 
     def _throws(
         self, records: Sequence[Record], jump: _jumps.Jump | None

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import History
-from gradwatch.core.progress import Progress, progress
+from gradwatch.core.progress import Progress, progress, takes_turns
 from gradwatch.core.record import Record
-from gradwatch.detectors import _depth, _inputs, _outcome, _sizes, _slopes
+from gradwatch.detectors import _depth, _inputs, _outcome, _sizes, _slopes, _softmaxes
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,9 @@ class SaturatedActivation:
     something), the last activation (the answer may well be certain), and functions without bounds.
     A saturated net that learns is left in peace; one that was born so and does not learn is
     reported even after its first steps have shaken it loose.
+
+    A softmax inside of the model (attention, a router of experts) that was born decided is the same
+    fault: the weights before it are so large that its choice is made, and no gradient changes it.
 
     The cause is the size of what comes in: weights that are too large (init), or inputs that were
     not scaled (data-scale; Glorot & Bengio 2010). When it came later it is the steps
@@ -34,16 +37,50 @@ class SaturatedActivation:
     large: float = 2.0
     """Size of weights from which on they were born too large; it should be 1, He's is 1.4."""
 
+    much: float = 0.7
+    """Skill from which on softmaxes that were born decided have done no harm."""
+
     def __call__(self, history: History) -> tuple[Finding, ...]:
         """Judge the latest exams, or else the first ones of a training that learnt nothing."""
         going = progress(history)
+        if history.latest is None:
+            return ()
+        if found := self._decided(history, going):
+            return (found,)
         if _outcome.learns(history, going):
             return ()
         streak = _outcome.latest_streak(history, self._flat)
-        if not streak:
-            born = _outcome.first_streak(history, self._flat)
-            return (self._finding(history, born, going, now=False),) if born else ()
-        return (self._finding(history, streak, going, now=True),)
+        born = () if streak else _outcome.first_streak(history, self._flat)
+        if not streak and not born:
+            return ()
+        finding = self._finding(history, streak or born, going, now=bool(streak))
+        if finding.cause == "learning-rate" and takes_turns(history):
+            return ()  # of two adversaries, each is as sure as the other lets it be
+        return (finding,)
+
+    def _decided(self, history: History, going: Progress) -> Finding | None:
+        """Softmaxes that were born decided, and still are where there was a second look."""
+        first, latest = history.records[0], history.records[-1]
+        softmaxes, layers = _softmaxes.decided(first)
+        still = set(_softmaxes.decided(latest)[0]) & set(softmaxes)
+        if not still or (going.skill or 0.0) >= self.much:
+            return None
+        if not _outcome.seen_enough(history, history.records):
+            return None
+        stuck = going.moving is False and history.last_step >= _outcome.LONG
+        text = "What these layers give is so large that a softmax of it is decided from the start."
+        return Finding(
+            self.name,
+            Severity.CRITICAL if stuck else Severity.WARNING,
+            f"saturated: {_depth.listed(softmaxes)} ({len(softmaxes)} in all) were born decided, "
+            "and pass next to no gradient on",
+            (*layers, *softmaxes),
+            first.step,
+            latest.step,
+            (Cause("init", text, layers, share=1.0),),
+            f"It was born so; {going.text}.",
+            {"layers": float(len(softmaxes))},
+        )
 
     def _flat(self, record: Record) -> bool:
         return bool(_slopes.flat(record, self.slope))

@@ -49,6 +49,8 @@ class SignalScale:
     """Mean slope under which a bounded activation counts as saturated by the inputs."""
     flat_steps: int = 40
     """Steps after which it is critical if the loss is flat."""
+    much: float = 0.8
+    """Skill from which on huge inputs have done no harm; smaller ones do none where it learns."""
     thrown: float = 0.1
     """... unless its first step changes the first layer by such a part of its size."""
 
@@ -59,9 +61,10 @@ class SignalScale:
         if born is None:
             return ()
         going = progress(history)
-        if _outcome.learns(history, going):
-            return ()
         off = _inputs.off_scale(born)
+        huge = off is not None and off.size >= _inputs.HUGE and going.skill is not None
+        if _outcome.learns(history, going) and not (huge and (going.skill or 0.0) < self.much):
+            return ()
         if off is not None:
             if self._waits(off, born, history) or _slopes.flat(born, self.flat):
                 return ()  # activations that the inputs saturate are told of as such

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import median
 from typing import ClassVar
 
 from gradwatch.core.finding import Cause, Finding, Severity
@@ -47,6 +48,9 @@ class StalledUpdates:
     still: float = 1e-6
     """Update-to-weight ratio, per step, under which a weight counts as standing still (a thousandth
     is usual: Karpathy's CS231n)."""
+    rounds: float = 1e-5
+    """Update-to-weight ratio that plain gradient descent would make, far above float32's roundings
+    (6e-8)."""
     share: float = 0.9
     """Share of the weights (as parameters) that must stand still."""
     decayed: float = 1e-3
@@ -81,12 +85,14 @@ class StalledUpdates:
 
     def _slow(self, history: History, going: Progress) -> Finding | None:
         """Something moves, and it would take ten times as long."""
-        if going.moving or not _outcome.learns_little(history, going):
+        if not _outcome.learns_little(history, going):
             return None
         warning, walk = Severity.WARNING, _steps.walk(history)
+        if text := _slow.petered_out(history):
+            return _finding(history.records, warning, "optimizer", text, going, walk)
         text, layers = _slow.part(history)
-        if not text and self._promises_little(history, going) is None:
-            text = _slow.everywhere(history)
+        if not text and going.moving is not True and self._promises_little(history, going) is None:
+            text = _slow.everywhere(history) or _slow.hardly(history)
         if not text:
             return None
         return _finding(history.records, warning, "learning-rate", text, going, walk, layers)
@@ -124,6 +130,11 @@ class StalledUpdates:
                 "disconnection",
                 "Nothing is done with the gradients: step() is not called, or on an optimizer that "
                 "does not hold these parameters.",
+            )
+        elif max(rates) * _pull(streak[-1]) > self.rounds:
+            name, text = (
+                "optimizer",
+                f"At a learning rate of {max(rates):.2g} they would: step() is never called.",
             )
         else:
             name = "learning-rate"
@@ -189,6 +200,16 @@ def _finding(
         f"Measured on what the weights really moved; {going.text}.",
         numbers,
     )
+
+
+def _pull(record: Record) -> float:
+    """Return the typical size of a gradient, relative to that of its weight."""
+    found = [
+        p.gradient.rms / p.weight.rms
+        for p, _ in _measured(record)
+        if p.gradient is not None and p.weight is not None and p.weight.rms
+    ]
+    return median(found) if found else 0.0
 
 
 def _weights(record: Record) -> dict[str, float]:

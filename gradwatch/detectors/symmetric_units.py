@@ -33,6 +33,9 @@ class SymmetricUnits:
     spread: float = 1e-10
     """Share of a weight's squares in which its units differ, under which they are the same: the
     rounding of float32 leaves 1e-13, any random draw 0.5 and more."""
+    apart: float = 1e-4
+    """The same share up to which units that were born the same have stayed so: an optimizer that
+    normalises makes rounding errors larger and larger."""
     exams: int = 3
     """Exams that must show it, and all there are of the layer, to be more than a prediction."""
     learnt: float = 0.8
@@ -43,7 +46,8 @@ class SymmetricUnits:
         seen: dict[str, list[bool]] = {}
         for record in history:
             for parameter in _outcome.weights(record):
-                seen.setdefault(parameter.name, []).append(self._same(parameter))
+                known = seen.setdefault(parameter.name, [])
+                known.append(self._same(parameter, self.apart if known else self.spread))
         alike = [name for name, same in seen.items() if all(same)]
         if not alike:
             return ()
@@ -54,9 +58,9 @@ class SymmetricUnits:
             layers = layers if _stepped(history.records[:-1]) else ()
         return (self._finding(layers, history),) if layers else ()
 
-    def _same(self, parameter: Parameter) -> bool:
+    def _same(self, parameter: Parameter, spread: float) -> bool:
         if parameter.spread is not None:
-            return parameter.spread < self.spread
+            return parameter.spread < spread
         weight = parameter.weight
         zero = weight is not None and weight.count > 0 and not weight.squares
         return zero and parameter.shape[0] > 1

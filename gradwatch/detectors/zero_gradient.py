@@ -16,6 +16,8 @@ from gradwatch.detectors import _depth, _ending, _experts, _groups, _outcome
 
 PRODUCTS: Final = frozenset({"mul", "bmm", "mm", "baddbmm", "matmul", "linear", "Bilinear"})
 """Operations whose gradient is zero on both sides if both factors are."""
+CLAMPS: Final = frozenset({"clamp", "clamp_min", "clamp_max", "clip", "minimum", "maximum"})
+"""Operations that have a derivative between their bounds only."""
 UNDERFLOW: Final = 1e-30
 """Gradient from which on float32 can lose the rest: a zero after that is the format's doing."""
 
@@ -195,6 +197,9 @@ def _cause(record: Record, stops: Sequence[Call], inner: tuple[str, ...]) -> Cau
                 f"`{call.layer.label}` ({kind}) gives 0, whatever comes in: it is all in the range "
             )
             return Cause("activation", text + "where it is flat.", where, share=1.0)
+        if kind in CLAMPS:
+            text = f"All that `{call.layer.label}` is given is beyond its bounds, where it is flat."
+            return Cause("activation", text, where, share=1.0)
         return Cause(
             "disconnection",
             f"`{call.layer.label}` ({kind}) has a derivative of zero everywhere: nothing comes "
