@@ -34,8 +34,9 @@ class SymmetricUnits:
     """Share of a weight's squares in which its units differ, under which they are the same: the
     rounding of float32 leaves 1e-13, any random draw 0.5 and more."""
     apart: float = 1e-4
-    """The same share up to which units that were born the same have stayed so: an optimizer that
-    normalises makes rounding errors larger and larger."""
+    """The same share up to which units that were the same have stayed so, after ..."""
+    rounded: int = 100
+    """... so many steps: an optimizer that normalises makes rounding errors larger and larger."""
     exams: int = 3
     """Exams that must show it, and all there are of the layer, to be more than a prediction."""
     learnt: float = 0.8
@@ -47,7 +48,11 @@ class SymmetricUnits:
         for record in history:
             for parameter in _outcome.weights(record):
                 known = seen.setdefault(parameter.name, [])
-                known.append(self._same(parameter, self.apart if known else self.spread))
+                known.append(
+                    self._same(
+                        parameter, self.apart if record.step >= self.rounded else self.spread
+                    )
+                )
         alike = [name for name, same in seen.items() if all(same)]
         if not alike:
             return ()

@@ -16,9 +16,12 @@ SKILL_GAIN: Final = 0.1
 """Part of the way from the best constant answer to the perfect one that a remedy must gain over the
 controls: a tenth is far above what seeds differ by where nothing helps. Where no skill is known it
 is the part of the control's loss that must be gone."""
+RIGHT: Final = 0.5
+"""Skill that says by itself that a change of the loss which answers a finding has helped, where the
+worth of the controls is not known: their loss is another one."""
 SAME: Final = 0.05
 """Difference in skill up to which answers are as good as each other."""
-LITTLE: Final = 0.4
+LITTLE: Final = 0.5
 """Skill of an untreated copy from which on nothing is tried unless something is found ..."""
 LONG: Final = 80
 """... after so many steps: healthy trainings had 0.44 and more by then."""
@@ -104,6 +107,9 @@ def _helped(arm: Arm, after: Outcome, before: Outcome, control: Outcome | None) 
     luck: the weights it was born with are at fault, and what does as well is what helps.
     """
     others = [before] if control is None else [before, control]
+    if arm.answers and (after.skill or 0.0) >= RIGHT and _unknown(others):
+        text = f"what was found is gone, and its answers are {after.skill:.0%} of the way from the "
+        return True, f"{text}best constant one to the right, {_of(others, after)}"
     better = control is not None and _beats(control, before, SKILL_GAIN)[0]
     beaten, text = _beats(after, before, SKILL_GAIN, comparable=not arm.changes_loss)
     if control is None or not beaten:
@@ -117,6 +123,11 @@ def _helped(arm: Arm, after: Outcome, before: Outcome, control: Outcome | None) 
         _beats(after, control, SKILL_GAIN, comparable=not arm.changes_loss)[0],
         f"{text}, {_of(others, after)}",
     )
+
+
+def _unknown(controls: Sequence[Outcome]) -> bool:
+    """Whether nothing is known of what their answers are worth."""
+    return all(control.skill is None for control in controls)
 
 
 def _beats(

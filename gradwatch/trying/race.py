@@ -48,6 +48,11 @@ class Arm:
         """Whether its loss is in other units."""
         return any(one.changes_loss for one in self.prescriptions)
 
+    @property
+    def answers(self) -> bool:
+        """Whether it changes the loss as an answer to what was found, and to its cause."""
+        return any(one.changes_loss and ": " in one.answers for one in self.prescriptions)
+
 
 class Budget:
     """Counts seconds and says when they are over; calls `on_step` for a progress bar."""

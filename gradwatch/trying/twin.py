@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import median
 from types import CodeType
@@ -232,11 +233,15 @@ def step(twin: Twin, batch: Any, *, read: bool = False) -> tuple[Tensor, Answer 
 
 def ask(twin: Twin, batch: Any) -> tuple[Tensor, Answer | None] | None:
     """Return its loss on a batch that it is not trained on, and what it answers there; None where
-    its loss is no function of one output. Raises `StepFailed`."""
+    that takes gradients, or its loss is no function of one output. Raises `StepFailed`."""
     batch = fresh(batch)
     with torch.no_grad():
+        if isinstance(batch, Whole):
+            with suppress(StepFailed):
+                return forward(twin.model, batch).detach(), None
+            return None
         output = forward(twin.model, batch)
-    if isinstance(batch, Whole) or not isinstance(output, Tensor):
+    if not isinstance(output, Tensor):
         return None
     output = output.detach().requires_grad_()
     loss = loss_of(twin.loss_fn, output, batch)
