@@ -47,6 +47,7 @@ class UseAdamW:
         return frozenset(
             {
                 ("stalled-updates", "learning-rate"),
+                ("stalled-updates", "optimizer"),
                 ("oversized-updates", "optimizer"),
                 ("epsilon-dominates", "optimizer"),
                 ("learns-nothing", "learning-rate"),

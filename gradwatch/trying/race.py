@@ -49,6 +49,11 @@ class Arm:
         return any(one.changes_loss for one in self.prescriptions)
 
     @property
+    def to_the_point(self) -> bool:
+        """Whether it answers what was found, and its cause."""
+        return bool(self.prescriptions) and all(": " in one.answers for one in self.prescriptions)
+
+    @property
     def answers(self) -> bool:
         """Whether it changes the loss as an answer to what was found, and to its cause."""
         return any(one.changes_loss and ": " in one.answers for one in self.prescriptions)
@@ -167,7 +172,11 @@ def halve(
             if isinstance(stop, KeyboardInterrupt):
                 budget.stop()
             return sorted(done, key=lambda arm: worth(arm, usual)), missing
-        running = sorted(done, key=lambda arm: worth(arm, usual))[: times * finalists]
+        ranked = sorted(done, key=lambda arm: worth(arm, usual))
+        running = ranked[: times * finalists]
+        if part != ROUNDS[-1]:  # few steps are too few for some: what answers a finding stays
+            rest = ranked[times * finalists :]
+            running += [arm for arm in rest if arm.to_the_point][:finalists]
     return running, []
 
 

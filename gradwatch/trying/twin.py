@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from statistics import median
 from types import CodeType
@@ -15,7 +15,16 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from gradwatch.checking.batch import LossFn, StepFailed, Whole, backward, forward, fresh, loss_of
+from gradwatch.checking.batch import (
+    CannotStep,
+    LossFn,
+    StepFailed,
+    Whole,
+    backward,
+    forward,
+    fresh,
+    loss_of,
+)
 from gradwatch.checking.patient import seeded
 from gradwatch.core import answer, catalog
 from gradwatch.core.answer import Answer
@@ -232,21 +241,32 @@ def step(twin: Twin, batch: Any, *, read: bool = False) -> tuple[Tensor, Answer 
 
 
 def ask(twin: Twin, batch: Any) -> tuple[Tensor, Answer | None] | None:
-    """Return its loss on a batch that it is not trained on, and what it answers there; None where
-    that takes gradients, or its loss is no function of one output. Raises `StepFailed`."""
+    """Return its loss on a batch that it is not trained on, in evaluation mode, and what it answers
+    there; None where that cannot be done, or its loss is no function of one output."""
     batch = fresh(batch)
-    with torch.no_grad():
+    with _evaluated(twin.model), suppress(CannotStep, RuntimeError):
+        with torch.no_grad():
+            output = forward(twin.model, batch)
         if isinstance(batch, Whole):
-            with suppress(StepFailed):
-                return forward(twin.model, batch).detach(), None
-            return None
-        output = forward(twin.model, batch)
-    if not isinstance(output, Tensor):
-        return None
-    output = output.detach().requires_grad_()
-    loss = loss_of(twin.loss_fn, output, batch)
-    (gradient,) = torch.autograd.grad(loss, output)
-    return loss.detach(), _answer(output, gradient, loss)
+            return output.detach(), None
+        if isinstance(output, Tensor):
+            output = output.detach().requires_grad_()
+            loss = loss_of(twin.loss_fn, output, batch)
+            (gradient,) = torch.autograd.grad(loss, output)
+            return loss.detach(), _answer(output, gradient, loss)
+    return None
+
+
+@contextmanager
+def _evaluated(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode for a while."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _answer(output: Tensor, gradient: Tensor, loss: Tensor) -> Answer | None:
