@@ -43,7 +43,7 @@ SEEDS: Final = (0, 1, 2)
 MAX_BATCHES: Final = 32
 """Batches that are recorded when more are given."""
 HELD: Final = 8
-"""One in so many batches is held back: copies are judged by what they have not learnt by heart."""
+"""One in so many batches is held back: others are soon learnt by heart."""
 MIN_STEPS: Final = 40
 WARM: Final = 5
 """Steps that tell how long one takes."""
@@ -81,7 +81,9 @@ def trial(
     Args:
         loss_fn: as for `gradwatch.diagnose`.
         batches: a list of batches or a data loader, each as for `gradwatch.diagnose`; of a long one
-            the first 32 are recorded. A single batch is a list of one.
+            the first 32 are recorded. A single batch is a list of one. Of 8 and more, every eighth
+            is held back, and copies are asked on those, too, in evaluation mode: a few batches are
+            soon learnt by heart.
         optimizer: the one that trains the model: copies get one of its class with its options and
             its state. Or a function of the parameters. Adam with a learning rate of 1e-3 if None.
         steps: of the optimizer in a full training of a copy; fewer (40 or more) where the budget

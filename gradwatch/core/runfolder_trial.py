@@ -135,4 +135,5 @@ def _outcome(data: Mapping[str, Any]) -> Outcome:
         float(data["seconds"]),
         parameters,
         tuple(map(bool, data["fell"])),
+        tuple(map(optional_float, data["held_skills"])),
     )

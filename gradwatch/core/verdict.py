@@ -34,6 +34,14 @@ class Outcome:
     fell: tuple[bool, ...] = ()
     """Whether the loss fell by a twentieth of its beginning, or more, per seed."""
 
+    held_skills: tuple[float | None, ...] = ()
+    """The same as `skills` on batches that were held back, in evaluation mode, per seed."""
+
+    @property
+    def held_skill(self) -> float | None:
+        """The median over the seeds; None where one is not known."""
+        return _median(self.held_skills)
+
     @property
     def loss(self) -> float:
         """The median over the seeds."""
@@ -42,8 +50,7 @@ class Outcome:
     @property
     def skill(self) -> float | None:
         """The median over the seeds; None where one is not known."""
-        known = [skill for skill in self.skills if skill is not None]
-        return median(known) if len(known) == len(self.skills) > 0 else None
+        return _median(self.skills)
 
     @property
     def spread(self) -> float:
@@ -55,6 +62,7 @@ class Outcome:
         return {
             "losses": list(self.losses),
             "skills": list(self.skills),
+            "held_skills": list(self.held_skills),
             "steps": self.steps,
             "findings": [finding.to_json() for finding in self.findings],
             "bits": self.bits,
@@ -67,6 +75,11 @@ class Outcome:
     def sick(self) -> bool:
         """Whether something worse than a note was found at its end."""
         return any(finding.severity >= Severity.WARNING for finding in self.findings)
+
+
+def _median(skills: tuple[float | None, ...]) -> float | None:
+    known = [skill for skill in skills if skill is not None]
+    return median(known) if len(known) == len(skills) > 0 else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,7 +114,7 @@ class OversizedUpdates:
         in a training that has learnt little."""
         if not _outcome.learns_little(history, going):
             return []
-        found = []
+        found: list[tuple[Record, float]] = []
         for record in reversed(history.records):
             rates = [rate for rate in record.learning_rates if rate > 0]
             ratios = [

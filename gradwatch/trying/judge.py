@@ -9,7 +9,7 @@ from statistics import median
 from typing import Final
 
 from gradwatch.core.verdict import Outcome, Verdict, Verdicts
-from gradwatch.trying.race import Arm, key, outcome, worth
+from gradwatch.trying.race import Arm, both, key, outcome, worth
 from gradwatch.trying.twin import Case, make
 
 SKILL_GAIN: Final = 0.1
@@ -21,7 +21,7 @@ RIGHT: Final = 0.5
 worth of the controls is not known: their loss is another one."""
 SAME: Final = 0.05
 """Difference in skill up to which answers are as good as each other."""
-LITTLE: Final = 0.5
+LITTLE: Final = 0.4
 """Skill of an untreated copy from which on nothing is tried unless something is found ..."""
 LONG: Final = 80
 """... after so many steps: healthy trainings had 0.44 and more by then."""
@@ -81,7 +81,7 @@ def verdicts(
         model = make(case, arm.prescriptions).model
         after = outcome(arm, model)
         helped, reason = _helped(arm, after, before, control)
-        match = _steps_to_match(arm, untreated.courses[0].trained)
+        match = _steps_to_match(arm, untreated.courses[0].end)
         return Verdict(arm.prescriptions, helped, reason, after, before, match, model)
 
     found = [judged(arm) for arm in treated]
@@ -107,6 +107,10 @@ def _helped(arm: Arm, after: Outcome, before: Outcome, control: Outcome | None) 
     luck: the weights it was born with are at fault, and what does as well is what helps.
     """
     others = [before] if control is None else [before, control]
+    if _holds(after, others):
+        said = "on batches that were held back, in evaluation mode, its answers are "
+        controls = ", ".join(f"{max(-9.99, one.held_skill or 0.0):.0%}" for one in others)
+        return True, f"{said}{after.held_skill:.0%} of the way, those of the controls {controls}"
     if arm.answers and (after.skill or 0.0) >= RIGHT and _unknown(others):
         text = f"what was found is gone, and its answers are {after.skill:.0%} of the way from the "
         return True, f"{text}best constant one to the right, {_of(others, after)}"
@@ -123,6 +127,16 @@ def _helped(arm: Arm, after: Outcome, before: Outcome, control: Outcome | None) 
         _beats(after, control, SKILL_GAIN, comparable=not arm.changes_loss)[0],
         f"{text}, {_of(others, after)}",
     )
+
+
+def _holds(after: Outcome, controls: Sequence[Outcome]) -> bool:
+    """Whether all seeds are better than all of the controls' on batches that were held back."""
+    seeds = [[*one.held_skills] for one in (after, *controls)]
+    if any(not each or None in each for each in seeds):
+        return False
+    known = [[skill for skill in each if skill is not None] for each in seeds]
+    bar = max(0.0, *(skill for each in known[1:] for skill in each))
+    return min(known[0]) > bar + SKILL_GAIN
 
 
 def _unknown(controls: Sequence[Outcome]) -> bool:
@@ -180,7 +194,8 @@ def _ranked(found: Sequence[Verdict]) -> list[Verdict]:
     def rank(verdict: Verdict) -> tuple[float, float]:
         comparable = not any(one.changes_loss for one in verdict.prescriptions)
         treated, usual = verdict.treated, verdict.untreated.loss
-        return key(treated.skill, treated.loss, usual, comparable=comparable)
+        skill = both(treated.skill, treated.held_skill)
+        return key(skill, treated.loss, usual, comparable=comparable)
 
     helped = [verdict for verdict in found if verdict.recommended]
     best = min((rank(verdict)[0] for verdict in helped or found), default=0.0)

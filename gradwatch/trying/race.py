@@ -140,7 +140,16 @@ def worth(arm: Arm, usual: float) -> tuple[float, float]:
     course = arm.courses.get(0)
     if course is None or not math.isfinite(course.end):
         return (math.inf, math.inf)
-    return key(course.skill, course.end, usual, comparable=not arm.changes_loss)
+    skill = both(course.skill, course.held_skill)
+    return key(skill, course.end, usual, comparable=not arm.changes_loss)
+
+
+def both(skill: float | None, held: float | None) -> float | None:
+    """What answers are worth on batches that were trained on, and on others: the mean. Few batches
+    are soon learnt by heart, and too few to learn from what holds for all."""
+    if skill is None or held is None:
+        return skill
+    return (skill + min(1.0, max(0.0, held))) / 2
 
 
 def key(
@@ -193,4 +202,5 @@ def outcome(arm: Arm, model: nn.Module) -> Outcome:
         min(course.seconds for course in courses),
         sum(p.numel() for p in model.parameters() if p.requires_grad),
         tuple(course.end < c0 - 0.05 * abs(c0) for course in courses for c0 in course.losses[:1]),
+        tuple(course.held_skill for course in courses),
     )

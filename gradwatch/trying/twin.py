@@ -77,27 +77,27 @@ class Course:
     answers: tuple[Answer, ...] = ()
     """What the model answered in the last steps, where that could be read."""
     report: Report | None = None
-    held: tuple[float, ...] = ()
-    """Losses on the batches that are held back, during the last steps."""
+    apart: tuple[Answer, ...] = ()
+    """The same on batches that it was not trained on, in evaluation mode."""
 
     @property
     def end(self) -> float:
-        """The median of the last losses, of batches that are held back if there are any; infinite
-        when the training broke off."""
-        if not math.isfinite(self.trained) or not all(map(math.isfinite, self.held)):
-            return math.inf
-        return median(self.held) if self.held else self.trained
-
-    @property
-    def trained(self) -> float:
-        """The same of the batches that it was trained on."""
+        """The median of the last losses; infinite when the training broke off."""
         last = self.losses[-max(3, len(self.losses) // END) :]
         return median(last) if all(map(math.isfinite, last)) else math.inf
 
     @property
     def skill(self) -> float | None:
         """What its answers are worth at the end."""
-        known = [answer for answer in self.answers if answer.skill is not None]
+        return self._worth(self.answers)
+
+    @property
+    def held_skill(self) -> float | None:
+        """What they are worth on batches that it was not trained on."""
+        return self._worth(self.apart)
+
+    def _worth(self, answers: Sequence[Answer]) -> float | None:
+        known = [answer for answer in answers if answer.skill is not None]
         if not known or not math.isfinite(self.end):
             return None
         constant = median(answer.constant for answer in known)
@@ -169,12 +169,12 @@ def train(
     on_step: Callable[[], None] = lambda: None,
 ) -> Course:
     """Train a twin for some steps on the batches, in an order that the seed decides; it stops
-    early when the loss is no longer finite. In the last steps it is asked for its answers, on
-    batches that are held back if there are any."""
+    early when the loss is no longer finite. In the last steps it is asked for its answers on
+    batches that are held back, too."""
     order = _order(len(batches), steps, seed)
     losses: list[float] = []
-    apart: list[float] = []
     answers: list[Answer] = []
+    apart: list[Answer] = []
     end = steps - max(ANSWERS, steps // END)
     watcher = None
     if watch:
@@ -191,10 +191,9 @@ def train(
                 if watcher is not None:
                     watcher.step(loss)
                 losses.append(float(loss))
-                if late and held and (answered := ask(twin, held[number % len(held)])):
-                    loss, said = answered
-                    apart.append(float(loss))
                 answers += [] if said is None else [said]
+                other = ask(twin, held[number % len(held)]) if late and held else None
+                apart += [] if other is None else [other]
                 if not math.isfinite(losses[-1]):
                     break
         seconds = (time.perf_counter() - start) / len(losses)
@@ -240,20 +239,20 @@ def step(twin: Twin, batch: Any, *, read: bool = False) -> tuple[Tensor, Answer 
     return loss.detach(), _answer(output, looked[0], loss) if looked else None
 
 
-def ask(twin: Twin, batch: Any) -> tuple[Tensor, Answer | None] | None:
-    """Return its loss on a batch that it is not trained on, in evaluation mode, and what it answers
-    there; None where that cannot be done, or its loss is no function of one output."""
+def ask(twin: Twin, batch: Any) -> Answer | None:
+    """Return what it answers on a batch that it is not trained on, in evaluation mode; None where
+    that cannot be done, or its loss is no function of one output."""
+    if isinstance(batch, Whole):
+        return None
     batch = fresh(batch)
     with _evaluated(twin.model), suppress(CannotStep, RuntimeError):
         with torch.no_grad():
             output = forward(twin.model, batch)
-        if isinstance(batch, Whole):
-            return output.detach(), None
         if isinstance(output, Tensor):
             output = output.detach().requires_grad_()
             loss = loss_of(twin.loss_fn, output, batch)
             (gradient,) = torch.autograd.grad(loss, output)
-            return loss.detach(), _answer(output, gradient, loss)
+            return _answer(output, gradient, loss)
     return None
 
 

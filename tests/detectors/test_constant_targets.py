@@ -58,3 +58,22 @@ def test_a_file_that_is_sorted_by_class_changes_in_the_end() -> None:
     assert watched((torch.full((32,), i // 15) for i in range(60)), F.cross_entropy) != ()
     shuffled = (torch.full((32,), i // 15) if i < 30 else torch.arange(32) % 4 for i in range(60))
     assert watched(shuffled, F.cross_entropy) == ()
+
+
+def column(value: float, other: float | None = None) -> Iterator[Tensor]:
+    return (torch.full((32, 4), value if i % 2 or other is None else other) for i in range(60))
+
+
+def test_one_number_for_all() -> None:
+    (found,) = watched(column(2.5), F.mse_loss)
+    assert (found.severity, found.cause) == (Severity.CRITICAL, "data")
+    assert "all targets are 2.5" in found.summary
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [column(0.0), column(1.0), column(-1.0), column(2.5, 3.5)],
+    ids=["a residual", "a discriminator's real ones", "its other ones", "one for each batch"],
+)
+def test_numbers_that_may_well_be_the_same(targets: Iterator[Tensor]) -> None:
+    assert watched(targets, F.mse_loss) == ()

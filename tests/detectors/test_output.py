@@ -153,6 +153,15 @@ def test_targets_out_of_a_tanhs_range_are_out_of_reach(loss_fn: Any) -> None:
 # --- targets -------------------------------------------------------------------------------------
 
 
+def test_logits_that_cannot_be_negative_deny_nothing() -> None:
+    def loss_fn(output: Tensor, labels: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(output[:, 0], (labels % 2).float())
+
+    found = said(trained(net(1, nn.ReLU()), loss_fn))
+    assert found["saturated-output"][1] == "loss"
+    assert "saturated-output" not in said(trained(net(1), loss_fn))
+
+
 def regression(scale: float) -> Callable[[], Batch]:
     def sample() -> Batch:
         inputs = torch.randn(64, 8)

@@ -208,6 +208,39 @@ def test_clipping_by_value(limit: float, sick: bool) -> None:
     assert (found["always-clipped"].cause == "optimizer") if sick else not found
 
 
+def test_an_optimizer_that_never_steps_is_told_once_the_loop_has_made_many() -> None:
+    model = layers(64, 32, 10)
+
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        loss = F.cross_entropy(model(x), y)
+        model.zero_grad()
+        loss.backward()
+        return loss
+
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    found = findings(model, [optimizer], step, steps=120)["stalled-updates"]
+    assert (found.severity, found.cause) == (Severity.CRITICAL, "optimizer")
+    assert "never called" in found.causes[0].text
+    assert findings(model, [optimizer], step, steps=60) == {}  # it may be accumulating
+
+
+def test_steps_that_peter_out_at_a_rate_that_stays() -> None:
+    model = layers(64, 32, 10)
+    faded = torch.optim.Adagrad(model.parameters(), 1e-3, lr_decay=50.0)
+    found = findings(model, [faded], steps=160)["stalled-updates"]
+    assert found.cause == "optimizer"
+    usual = layers(64, 32, 10)
+    assert findings(usual, [torch.optim.Adagrad(usual.parameters(), 0.02)], steps=160) == {}
+
+
+@pytest.mark.parametrize(("rate", "sick"), [(3.0, True), (1e-2, False)])
+def test_a_head_whose_group_is_far_too_fast(rate: float, sick: bool) -> None:
+    model = layers(64, 32, 10)
+    groups = [{"params": model[:2].parameters()}, {"params": model[2:].parameters(), "lr": rate}]
+    found = findings(model, [torch.optim.Adam(groups, lr=1e-3)], steps=160)
+    assert ("oversized-updates" in found) == sick
+
+
 def test_adam_does_not_mind_clipping() -> None:
     model = layers(64, 32, 10)
 

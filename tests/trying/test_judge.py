@@ -91,3 +91,10 @@ def test_a_loss_stands_for_the_skill_where_that_is_not_known() -> None:
     assert key(0.75, 0.5, 2.0)[0] == -0.75
     assert key(None, 0.5, math.inf)[0] == 0
     assert key(None, 0.5, 2.0, comparable=False) == (0.0, math.inf)
+
+
+def test_a_change_of_the_loss_that_answers_a_finding_speaks_for_itself() -> None:
+    answering = Arm((Prescription("x", "x", "", changes_loss=True, answers="a-finding: loss"),))
+    assert judge._helped(answering, GOOD, UNKNOWN, UNKNOWN)[0]
+    assert not judge._helped(answering, STUCK, UNKNOWN, UNKNOWN)[0]
+    assert not judge._helped(arm("x", changes_loss=True), GOOD, UNKNOWN, UNKNOWN)[0]
