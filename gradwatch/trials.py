@@ -42,7 +42,7 @@ SEEDS: Final = (0, 1, 2)
 """The candidates of the last round, and the controls, are trained with each of them."""
 MAX_BATCHES: Final = 32
 """Batches that are recorded when more are given."""
-HELD: Final = 8
+HELD: Final = 16
 """One in so many batches is held back: others are soon learnt by heart."""
 MIN_STEPS: Final = 40
 WARM: Final = 5
@@ -81,8 +81,8 @@ def trial(
     Args:
         loss_fn: as for `gradwatch.diagnose`.
         batches: a list of batches or a data loader, each as for `gradwatch.diagnose`; of a long one
-            the first 32 are recorded. A single batch is a list of one. Of 8 and more, every eighth
-            is held back, and copies are asked on those, too, in evaluation mode: a few batches are
+            the first 32 are recorded. A single batch is a list of one. Of 16 and more, every
+            sixteenth is held back, and copies are asked on those, too, in evaluation mode: a few batches are
             soon learnt by heart.
         optimizer: the one that trains the model: copies get one of its class with its options and
             its state. Or a function of the parameters. Adam with a learning rate of 1e-3 if None.
