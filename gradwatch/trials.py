@@ -82,8 +82,8 @@ def trial(
         loss_fn: as for `gradwatch.diagnose`.
         batches: a list of batches or a data loader, each as for `gradwatch.diagnose`; of a long one
             the first 32 are recorded. A single batch is a list of one. Of 16 and more, every
-            sixteenth is held back, and copies are asked on those, too, in evaluation mode: a few batches are
-            soon learnt by heart.
+            sixteenth is held back, and copies are asked on those, too, in evaluation mode: a few
+            batches are soon learnt by heart.
         optimizer: the one that trains the model: copies get one of its class with its options and
             its state. Or a function of the parameters. Adam with a learning rate of 1e-3 if None.
         steps: of the optimizer in a full training of a copy; fewer (40 or more) where the budget
