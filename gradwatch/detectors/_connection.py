@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from gradwatch.core.history import Pulse
 from gradwatch.core.record import NO_GRAD_INPUT, Parameter, Record
-from gradwatch.detectors._outcome import layer_of
+from gradwatch.detectors._drawn import as_drawn
+from gradwatch.detectors._outcome import layer_of, layers_of
 
 INPUT: Final = ":input"
 """Ends the name of a tap on what a module was given."""
@@ -105,6 +106,26 @@ class Flow:
             if layer not in called and shape[1:] == self._widths(consumer)[:1]:
                 text = f"`{consumer}` is given rows that are as long as those of `{layer}`"
                 yield Cut((layer,), f"No numbers but indices go into the model, and {text}.")
+
+    def unseen(self, missed: frozenset[str]) -> Iterator[Cut]:
+        """Yield layers that nobody has trained and that are called under `no_grad`, if at all: the
+        first layer that is trained gets numbers that are not the model's input, as many as the last
+        of these layers gives."""
+        layers = layers_of(name for name in missed)
+        outermost = [call.layer.name for call in self.record.calls if call.parent is None]
+        if not layers or "" not in outermost or any(layer in self.taps for layer in layers):
+            return
+        own = [p for layer in layers for p in self._own[layer]]
+        first = next((c for c in self.record.calls if c.layer.name in self._trained), None)
+        if first is None or first.reason != NO_GRAD_INPUT or not as_drawn(own):
+            return
+        consumer = first.layer.name
+        at = self.taps.get(consumer + INPUT)
+        known = list(self._own)
+        before = tuple(one for one in layers if known.index(one) < known.index(consumer))
+        if at is not None and before and self._fits(before[-1:], consumer, at):
+            text = f"`{consumer}` is given as many numbers as `{before[-1]}` gives, which are not"
+            yield Cut(before, f"Nobody has trained them, and {text} the model's input.")
 
     def bypassed(self, missed: frozenset[str]) -> Iterator[Cut]:
         """Yield layers whose output gets a gradient that their own weight never gets."""

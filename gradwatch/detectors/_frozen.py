@@ -10,9 +10,11 @@ from gradwatch.core.history import History
 from gradwatch.core.progress import Progress
 from gradwatch.core.record import NO_GRAD_INPUT, Record
 from gradwatch.detectors import _depth, _outcome, _steps
+from gradwatch.detectors._drawn import as_drawn
 
 SHARE: Final = 0.5
 """Share of all elements that are frozen."""
+DRAWN: Final = ", and are as they were drawn"
 PROMISE: Final = 0.02
 """Relative fall of the loss that the steps must have promised: else they are to blame."""
 
@@ -21,9 +23,12 @@ def frozen(name: str, history: History, going: Progress) -> tuple[Finding, ...]:
     """Tell of a body whose weights require no gradient, if what is trained on it is worth nothing:
     features that were trained before are worth something."""
     latest = history.latest
-    if latest is None or not _outcome.worthless(going) or history.last_step < _outcome.LONG:
+    if latest is None or history.last_step < _outcome.LONG:
         return ()
     layers = _body(latest)
+    drawn = as_drawn(p for p in latest.parameters if not p.trainable)
+    if not _outcome.worthless(going) and not (drawn and _outcome.learns_little(history, going)):
+        return ()
     sizes = {p.name: math.prod(p.shape) for p in latest.parameters}
     frozen = [p.name for p in latest.parameters if not p.trainable]
     share = sum(sizes[one] for one in frozen) / max(1, sum(sizes.values()))
@@ -38,13 +43,14 @@ def frozen(name: str, history: History, going: Progress) -> tuple[Finding, ...]:
         Finding(
             name,
             Severity.WARNING,
-            f"{len(frozen)} parameters ({share:.0%} of all) are frozen, and nothing can be learnt "
-            f"from what they give: those of {_depth.listed(layers)}",
+            f"{len(frozen)} parameters ({share:.0%} of all) are frozen, and "
+            f"{'little' if going.moving else 'nothing'} can be learnt from what they give: those "
+            f"of {_depth.listed(layers)}",
             layers,
             history.records[0].step,
             latest.step,
             (Cause("disconnection", text, layers, share=1.0),),
-            f"They have `requires_grad=False`; {going.text}.",
+            f"They have `requires_grad=False`{drawn * DRAWN}; {going.text}.",
             {"parameters": float(len(frozen)), "share": share},
         ),
     )

@@ -149,7 +149,12 @@ def _cuts(
     missed = frozenset(wanted.intersection(flow.missed))
     cuts = [
         (cut, tuple(name for name in flow.missed if name in missed and _in(cut, name)))
-        for cut in (*flow.cuts(missed), *flow.bypassed(missed), *flow.tables(missed))
+        for cut in (
+            *flow.cuts(missed),
+            *flow.bypassed(missed),
+            *flow.tables(missed),
+            *flow.unseen(missed),
+        )
     ]
     learns = _outcome.learns(history, progress(history))
     for mixture, own in _experts.unheard(history.records):

@@ -12,6 +12,7 @@ from gradwatch.core.history import History
 from gradwatch.core.progress import progress
 from gradwatch.core.record import NO_GRAD_INPUT, NO_REASON, Call, Parameter, Record
 from gradwatch.detectors import _connection, _depth, _outcome
+from gradwatch.detectors._drawn import as_drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,11 @@ class ForgottenParameters:
             and history.losses()[0].size  # without, who is done looks like one that is stuck
         ):
             severity = Severity.CRITICAL
-        elif not harmless and share >= self.part and _outcome.worthless(going):
-            severity = Severity.WARNING  # perhaps meant so, and nothing comes of it
+        elif not harmless and share >= self.part and (
+            _outcome.worthless(going)
+            or (as_drawn(forgotten) and _outcome.learns_little(history, going))
+        ):
+            severity = Severity.WARNING  # perhaps meant so, and nothing (or little) comes of it
         else:
             severity = Severity.NOTE
         return (
@@ -143,7 +147,7 @@ def _foreign(history: History) -> tuple[Finding, ...]:
         return ()
     latest = streak[-1]
     names = tuple(call.layer.name for call in _strangers(latest))
-    if _outcome.learns(history, going):
+    if _outcome.learns(history, going) and not _followed(latest, names):
         severity = Severity.NOTE  # a network that only judges may be hidden on purpose
     else:
         severity = Severity.CRITICAL if going.moving is False else Severity.WARNING
@@ -165,6 +169,13 @@ def _foreign(history: History) -> tuple[Finding, ...]:
             {"operations": float(len(names))},
         ),
     )
+
+
+def _followed(record: Record, names: tuple[str, ...]) -> bool:
+    """Whether layers that the model knows, and trains, come after these: then they are no judge."""
+    order = [call.layer.name for call in record.calls]
+    trained = set(_weighted(p for p in record.parameters if p.trainable and p.reached))
+    return not trained.isdisjoint(order[order.index(names[0]) :])
 
 
 def _strangers(record: Record) -> list[Call]:

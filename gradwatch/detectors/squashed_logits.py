@@ -58,6 +58,10 @@ class SquashedLogits:
     """Bits by which products after the last weights make the logits smaller: a tenth."""
     rise: float = 0.01
     """Skill gained since the start with which an answer that is still nothing is on its way."""
+    high: float = 0.3
+    """Part of a constant answer's loss that is a high floor for the best one."""
+    near: float = 0.2
+    """Part of the way down to the floor that is left where it is as good as reached."""
     small: float = 0.5
     """Standard deviation of logits over the batch that is too small to tell classes apart."""
 
@@ -149,13 +153,22 @@ class SquashedLogits:
     def _suffers(self, streak: list[tuple[Record, Answer, _Squash]], going: Progress) -> bool:
         """Whether the range is what holds it back: the logits press against it."""
         latest = streak[-3:]
-        if not _outcome.lasting([record for record, _, _ in streak]) or self._rises(streak):
+        if not _outcome.lasting([record for record, _, _ in streak]):
+            return False
+        if all(self._ends_at(a, self._floor(a, s.width)) for _, a, s in latest if s.fixed):
+            return latest[-1][2].fixed
+        if self._rises(streak):
             return False
         if all(self._floor(a, s.width) < self.floor * a.constant for _, a, s in latest):
             return False
         if not latest[-1][2].fixed:
             return going.moving is False
         return self._pressing(latest)
+
+    def _ends_at(self, answer: Answer, floor: float) -> bool:
+        """Whether the loss has come down as far as it can, and that is not far."""
+        near = answer.loss - floor < self.near * (answer.constant - floor)
+        return near and floor > self.high * answer.constant
 
     def _rises(self, streak: list[tuple[Record, Answer, _Squash]]) -> bool:
         """Whether the answers become better, slowly and all the time: logits grow in the end."""

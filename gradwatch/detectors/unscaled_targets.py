@@ -57,6 +57,9 @@ class UnscaledTargets:
     """Size of the error over that of the targets with which they are not reached ..."""
     spread: float = 0.1
     """... or the spread of the outputs over that of the targets."""
+    apart: float = 3.0
+    """Size of the error over the spread of the targets with which the outputs are not there yet,
+    however near to the targets' size."""
     tiny: float = 10.0
     """Spread of the outputs over that of the targets, at birth and for good."""
     halves: float = 4.0
@@ -125,10 +128,13 @@ class UnscaledTargets:
                 latest.residual / latest.target_rms,
             )
             spread = latest.varying / latest.target_varying if _real(latest) else 1.0
+            away = last.step >= _outcome.LONG and _real(latest)
+            away &= latest.residual > self.apart * latest.target_varying
         else:  # of an absolute error only its own size is known
             size = spread = latest.rms / latest.residual
             off = latest.residual / birth.residual
-        if off < self.off and spread > self.spread:
+            away = False
+        if off < self.off and spread > self.spread and not away:
             return ()
         severity, confidence = self._verdict(known, going)
         return self._finding(
