@@ -11,6 +11,7 @@ from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import History
 from gradwatch.core.progress import progress
 from gradwatch.detectors import _connection, _depth, _experts, _frozen, _outcome
+from gradwatch.detectors._drawn import as_drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ class DisconnectedParameters:
         layers = _outcome.layers_of(names)
         called = {call.layer.name for call in latest.calls} | flow.taps.keys()
         cut_off = tuple(layer for layer in layers if layer in called) or layers
+        drawn = as_drawn(p for p in latest.parameters if p.name in wanted.intersection(names))
         stuck = going.moving is False and _outcome.lasting(history)
         moves = any(p.update is not None and p.update.squares for p in latest.parameters)
         if share == 1 and going.moving and not held:
@@ -90,6 +92,8 @@ class DisconnectedParameters:
             or (_outcome.learns_little(history, going) and flow.amidst(layers))
         ):
             severity = Severity.WARNING  # perhaps meant so, and nothing (or little) comes of it
+        elif len(pulses) >= self.patience and self._most(flow, wanted, sizes) and held and drawn:
+            severity = Severity.WARNING  # the optimizer was to train them, and nobody has
         else:
             severity = Severity.NOTE
         if cuts:
