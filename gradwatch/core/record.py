@@ -135,7 +135,7 @@ class Parameter:
     update: Stats | None = None
     """The movement of a fixed strided sample of its elements by this optimizer step."""
     sample: Stats | None = None
-    """That sample before the step."""
+    """That sample before the step; at step 0 of a frozen weight, too, which then stays the same."""
     held: bool | None = None
     """Whether an optimizer holds it; None when no optimizer is known."""
     group: int | None = None

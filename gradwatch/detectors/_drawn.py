@@ -7,39 +7,56 @@ from collections.abc import Iterable
 from typing import Final
 
 from gradwatch.core.record import Parameter
+from gradwatch.core.stats import Stats
 
 FEWEST: Final = 100
-"""Elements that tell a distribution: the largest of fewer may well be far below the bound."""
+"""Elements that tell a uniform distribution ..."""
+MANY: Final = 1000
+"""... and a normal one, whose end is no edge."""
 ERRORS: Final = 4.0
 """Standard errors by which the mean square may miss that of the distribution."""
 GAP: Final = 10.0
 """The largest of n lies within this many n-ths of the bound, but for once in e^10 draws."""
+TAIL: Final = (3.0, 6.0)
+"""Standard deviations at which the largest of a thousand to a million normal ones lies; a training
+makes a few far larger."""
+USUAL: Final = 0.02**2
+"""Variance that transformers are begun with (Radford et al. 2018, Devlin et al. 2019)."""
 
 
 def as_drawn(parameters: Iterable[Parameter]) -> bool:
-    """Whether most elements of these weights are what torch's own initialisation draws: uniform up
-    to the bound that follows from the layer's shape, which no training keeps to."""
+    """Whether most elements of these weights are what the usual initialisations draw: uniform up to
+    a bound or normal with a deviation that follow from the layer's shape, which no training keeps
+    to."""
     sizes = {True: 0, False: 0}
     for parameter in parameters:
-        if len(parameter.shape) > 1 and parameter.weight is not None:
-            sizes[_uniform(parameter)] += math.prod(parameter.shape)
+        if len(parameter.shape) > 1:
+            weight = parameter.weight or parameter.sample
+            drawn = weight is not None and _drawn(weight, parameter.shape)
+            sizes[drawn] += math.prod(parameter.shape)
     return sizes[True] > sizes[False]
 
 
-def _uniform(parameter: Parameter) -> bool:
-    weight = parameter.weight
-    if weight is None or weight.count < FEWEST or weight.nonfinite:
+def _drawn(weight: Stats, shape: tuple[int, ...]) -> bool:
+    if weight.nonfinite or weight.count < FEWEST:
         return False
-    incoming = math.prod(parameter.shape[1:])
-    outgoing = parameter.shape[0] * math.prod(parameter.shape[2:])
-    # Linear and Conv (Kaiming with a gain of 1/sqrt(3)), Kaiming for ReLU, LeCun, Xavier; and
-    # what recurrent layers draw, by their width.
-    squares = (1 / incoming, 6 / incoming, 3 / incoming, 6 / (incoming + outgoing))
-    return any(_up_to(math.sqrt(square), weight.peak, weight.rms, weight.count) for square in squares)
+    fan_in, fan_out = math.prod(shape[1:]), shape[0] * math.prod(shape[2:])
+    # torch's own for Linear and Conv (Kaiming with a gain of 1/sqrt(3)); LeCun, He by either fan,
+    # Xavier.
+    variances = (1 / (3 * fan_in), 1 / fan_in, 2 / fan_in, 2 / fan_out, 2 / (fan_in + fan_out))
+    return any(_uniform(weight, v) for v in variances) or any(
+        _normal(weight, v) for v in (*variances[1:], USUAL)
+    )
 
 
-def _up_to(bound: float, peak: float, rms: float, count: int) -> bool:
-    """Whether `count` numbers of these sizes are uniform between -bound and bound."""
-    error = ERRORS * math.sqrt(4 / 45 / count)  # of the mean of x^2 for a bound of 1
-    near = abs((rms / bound) ** 2 - 1 / 3) <= error
-    return near and 1 - GAP / count <= peak / bound <= 1 + 1e-6
+def _uniform(weight: Stats, variance: float) -> bool:
+    bound = math.sqrt(3 * variance)
+    error = ERRORS * math.sqrt(0.8 / weight.count)  # of the mean square, for a variance of 1
+    near = abs(weight.rms**2 / variance - 1) <= error
+    return near and 1 - GAP / weight.count <= weight.peak / bound <= 1 + 1e-6
+
+
+def _normal(weight: Stats, variance: float) -> bool:
+    error = ERRORS * math.sqrt(2 / weight.count)
+    near = abs(weight.rms**2 / variance - 1) <= error
+    return weight.count >= MANY and near and TAIL[0] <= weight.peak / math.sqrt(variance) <= TAIL[1]

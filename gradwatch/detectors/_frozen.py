@@ -26,7 +26,7 @@ def frozen(name: str, history: History, going: Progress) -> tuple[Finding, ...]:
     if latest is None or history.last_step < _outcome.LONG:
         return ()
     layers = _body(latest)
-    drawn = as_drawn(p for p in latest.parameters if not p.trainable)
+    drawn = as_drawn(p for p in history.records[0].parameters if not p.trainable)
     if not _outcome.worthless(going) and not (drawn and _outcome.learns_little(history, going)):
         return ()
     sizes = {p.name: math.prod(p.shape) for p in latest.parameters}

@@ -97,6 +97,8 @@ class Examination:
         self.probe.finish()
         transfer = self.probe.transfer
         before = {name: transfer.add(measure(value)) for name, value in self._samples.items()}
+        if step == 0:  # frozen ones stay as they are
+            before |= {n: transfer.add(measure(sample(p))) for n, p in self._frozen()}
         moves = {
             name: sample(self._parameters[name]).double() - value.double()
             for name, value in self._samples.items()
@@ -164,6 +166,11 @@ class Examination:
             tuple(_described(self._optimizers)),
             output,
         )
+
+    def _frozen(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for name, p in self._parameters.items():
+            if not p.requires_grad and p.ndim > 1 and p.is_floating_point() and not p.is_meta:
+                yield name, p
 
     def renew(self, parameters: Mapping[str, nn.Parameter]) -> bool:
         """Take these for those of the same names, which they have replaced; returns whether they
