@@ -17,6 +17,8 @@ BALANCED: Final = 0.02
 makes it 1e-5, and more where next to no gradient is left."""
 ONE_HOT: Final = 0.8
 """Mean sum of squares of the probabilities of a policy that has decided."""
+HUGE: Final = 100.0
+"""Size of logits beside which the answers of a trained net, of 4 to 10, are nothing."""
 
 
 def decided_policy(seen: Sequence[Seen], share: float, large: float) -> Sight | None:
@@ -74,6 +76,8 @@ def confident(
     def bad(one: Seen) -> bool:
         answer = one[1]
         still = wrong if one is seen[0] else wrong / 2
+        if one is not seen[0] and answer.rms >= HUGE:  # from so high, one step decides anew
+            still = 0.5
         return answer.kind == CROSS_ENTROPY and answer.loss >= still * answer.constant > 0
 
     found = streak(seen, bad)

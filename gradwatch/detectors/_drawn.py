@@ -9,8 +9,10 @@ from typing import Final
 from gradwatch.core.record import Parameter
 from gradwatch.core.stats import Stats
 
-FEWEST: Final = 100
-"""Elements that tell a uniform distribution ..."""
+FEWEST: Final = 16
+"""Elements that tell torch's own distribution ..."""
+SOME: Final = 100
+"""... that tell any other uniform one ..."""
 MANY: Final = 1000
 """... and a normal one, whose end is no edge."""
 ERRORS: Final = 4.0
@@ -44,7 +46,8 @@ def _drawn(weight: Stats, shape: tuple[int, ...]) -> bool:
     # torch's own for Linear and Conv (Kaiming with a gain of 1/sqrt(3)); LeCun, He by either fan,
     # Xavier.
     variances = (1 / (3 * fan_in), 1 / fan_in, 2 / fan_in, 2 / fan_out, 2 / (fan_in + fan_out))
-    return any(_uniform(weight, v) for v in variances) or any(
+    uniform = variances if weight.count >= SOME else variances[:1]
+    return any(_uniform(weight, v) for v in uniform) or any(
         _normal(weight, v) for v in (*variances[1:], USUAL)
     )
 

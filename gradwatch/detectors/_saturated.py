@@ -69,7 +69,11 @@ def left(record: Record, answer: Answer) -> float | None:
 
 def out_of_reach(seen: Sequence[Seen], beyond: float) -> Sight | None:
     """The targets are so far outside of the function's range that most of the loss stays."""
-    found = streak(seen, lambda one: (left(*one) or 0.0) >= beyond)
+    def bad(one: Seen) -> bool | None:
+        stays = left(*one)
+        return None if stays is None else stays >= beyond
+
+    found = streak(seen, bad)
     if not found:
         return None
     record, answer = found[-1]

@@ -16,6 +16,8 @@ from gradwatch.detectors import _depth, _groups, _inputs, _norms, _outcome
 
 SLOW: Final = 1e-5
 """Typical update-to-weight ratio under which the steps are too small ..."""
+SMALL: Final = 2e-4
+"""... may be, if nothing else is out of the ordinary (a thousandth is usual) ..."""
 FAST: Final = 0.1
 """... and above which they are too large."""
 HEAVY: Final = 0.99
@@ -59,6 +61,9 @@ def suspect(born: Record, latest: Record) -> Cause:
         return Cause("activation", text, strange, share=1.0)
     if typical is not None and typical >= FAST:
         text = f"The steps are too large: the typical weight changes by {typical:.2g} in one."
+        return Cause("learning-rate", text, share=1.0)
+    if typical is not None and typical <= SMALL:
+        text = f"The steps are small: the typical weight changes by {typical:.2g} in one."
         return Cause("learning-rate", text, share=1.0)
     return Cause(
         "data",

@@ -1,4 +1,5 @@
-"""Weights that get gradients and never change, not in the last bit, while others do."""
+"""Weights that get gradients and never change, not in the last bit, while others do, or though
+the steps move them."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ def unmoved(history: History) -> tuple[tuple[Record, ...], tuple[str, ...]]:
     single precision, with a gradient in each of these exams, and of one value in all of them."""
     changed = _outcome.changed(history)
     exams = tuple(r for r in history if any(p.update is not None for p in r.parameters))
-    if not changed or not _outcome.lasting(exams):
+    if not _outcome.lasting(exams) or not (changed or _put_back(exams)):
         return (), ()
     latest = exams[-1]
     stuck = [
@@ -35,6 +36,11 @@ def unmoved(history: History) -> tuple[tuple[Record, ...], tuple[str, ...]]:
     if not stuck or sum(sizes[name] for name in stuck) < PART * sum(sizes.values()):
         return (), ()
     return exams, tuple(stuck)
+
+
+def _put_back(exams: tuple[Record, ...]) -> bool:
+    """Whether steps move weights that are, in each exam, what they were in all others."""
+    return all(any(p.update is not None and p.update.squares for p in r.parameters) for r in exams)
 
 
 def _pushed(record: Record, name: str) -> bool:

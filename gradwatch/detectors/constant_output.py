@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -78,8 +79,9 @@ class ConstantOutput:
         that tells them apart: of those in between, the one that takes most of the gradient."""
         calls = [call for _, call in _ending.leaves(record)]
         alive = [i for i, c in enumerate(calls) if c.spread is not None and c.spread >= self.alive]
-        if not alive:
-            return None
+        if not alive:  # the input itself may be different all the same
+            alone = calls[:1] if calls and _of_one(calls[0]) else []
+            return next(iter(alone), None)
         flat = [
             i
             for i, c in enumerate(calls)
@@ -89,6 +91,11 @@ class ConstantOutput:
         norms = [c for c in between if _groups.is_norm(c.layer.kind)]
         between = [c for c in between if c.grad_output is not None and c.grad_output.squares > 0]
         return next(iter(norms), min(between, key=_passes, default=None))
+
+
+def _of_one(call: Call) -> bool:
+    """Whether it normalises each value by itself."""
+    return "LayerNorm" in call.layer.kind and math.prod(call.layer.weight_shape or (2,)) == 1
 
 
 def _passes(call: Call) -> float:

@@ -10,8 +10,7 @@ from typing import ClassVar
 from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import History
 from gradwatch.core.progress import progress
-from gradwatch.detectors import _connection, _depth, _experts, _frozen, _outcome
-from gradwatch.detectors._drawn import as_drawn
+from gradwatch.detectors import _connection, _depth, _experts, _froze, _frozen, _outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +64,13 @@ class DisconnectedParameters:
         names = [name for name in flow.missed if not certain or name in certain]
         names += sorted(certain.difference(names))
         if not names:
-            return _frozen.frozen(self.name, history, going)
+            frozen = _frozen.frozen(self.name, history, going)
+            return frozen or _froze.froze(self.name, history, going)
         sizes = {p.name: math.prod(p.shape) for p in latest.parameters if p.trainable}
         share = sum(sizes.get(name, 0) for name in names) / max(1, sum(sizes.values()))
         layers = _outcome.layers_of(names)
         called = {call.layer.name for call in latest.calls} | flow.taps.keys()
         cut_off = tuple(layer for layer in layers if layer in called) or layers
-        drawn = as_drawn(p for p in latest.parameters if p.name in wanted.intersection(names))
         stuck = going.moving is False and _outcome.lasting(history)
         moves = any(p.update is not None and p.update.squares for p in latest.parameters)
         if share == 1 and going.moving and not held:
@@ -92,8 +91,6 @@ class DisconnectedParameters:
             or (_outcome.learns_little(history, going) and flow.amidst(layers))
         ):
             severity = Severity.WARNING  # perhaps meant so, and nothing (or little) comes of it
-        elif len(pulses) >= self.patience and self._most(flow, wanted, sizes) and held and drawn:
-            severity = Severity.WARNING  # the optimizer was to train them, and nobody has
         else:
             severity = Severity.NOTE
         if cuts:

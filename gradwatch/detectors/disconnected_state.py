@@ -23,8 +23,8 @@ class DisconnectedState:
 
     Its parameters do get a gradient, from the last step, so that nothing else shows it. The same
     is done on purpose (truncated backpropagation through time, within one step) where the answer
-    lies in the latest steps: so it is silent while the training gets anywhere. Batches that begin
-    with the detached state of the batch before are another thing, and in order.
+    lies in the latest steps: so it is silent while the training learns more than a little. Batches
+    that begin with the detached state of the batch before are another thing, and in order.
 
     What is counted: calls of one layer in an examined step, the first half of which no gradient
     reaches, though their outputs require one. For a cell of torch also: calls that all get a
@@ -42,7 +42,7 @@ class DisconnectedState:
         """Look at the latest exams."""
         streak = _outcome.latest_streak(history, lambda record: bool(self._cut(record)))
         going = progress(history)
-        if not streak or going.moving:
+        if not streak or (going.moving and not _outcome.learns_little(history, going)):
             return ()
         since, until = streak[0].step, streak[-1].step
         record = streak[-1]
@@ -52,7 +52,7 @@ class DisconnectedState:
         stuck = going.moving is False and _plateau.held_back(history, going, streak)
         if lasting and stuck and _plateau.moved(history, names):
             severity = Severity.CRITICAL
-        elif going.moving is False or until < self.patience:
+        elif going.moving is not None or until < self.patience:
             severity = Severity.WARNING
         else:  # it is not known what becomes of it, and it may be meant
             severity = Severity.NOTE

@@ -44,6 +44,8 @@ class LearnsNothing:
     """Skill in any one exam that says that it had learnt something."""
     skill: float = 0.03
     """Part of the way from the best constant answer to the right one that is still nothing."""
+    little: float = 0.05
+    """The same that is hardly anything, in the second half of a long run whose loss stays."""
     near: float = 0.1
     """Part of a constant answer's loss by which answers may be worse than it, and near it."""
     errors: float = 2.0
@@ -81,14 +83,15 @@ class LearnsNothing:
         better = median(each[half:]) >= self.skill or mean(each) > noise or max(each) > self.once
         # From far below a constant answer up to it, it has only learnt what is constant.
         rising = late - early > max(self.skill, noise) and not -self.near < late < self.skill
-        if better or rising:
+        hardly = self._hardly(history, seen, going)
+        if (better or rising) and not hardly:
             return ()
         answer = seen[-1][1]
         constant = mean(a.constant for _, a in seen)
         bound = mean(each) + noise
-        if bound >= 2 * self.skill:  # too noisy to tell a little from nothing
+        if bound >= 2 * self.skill and not hardly:  # too noisy to tell a little from nothing
             return ()
-        sure = bound < self.skill
+        sure = bound < self.skill and not (better or rising)
         sure = sure and not answer.assumed and not self._below(history, *seen[-1])
         long = sure and last + 1 >= self.long and seen[half][0].step <= (last + 1) / 2 + self.grace
         return (
@@ -105,6 +108,20 @@ class LearnsNothing:
                 f"Over {len(seen)} exams; {going.text}.",
                 {"skill": late, "constant": constant},
             ),
+        )
+
+    def _hardly(
+        self, history: History, seen: Sequence[tuple[Record, Answer]], going: Progress
+    ) -> bool:
+        """Whether a long run has brought so little that it is worth a warning, though it may be
+        more than nothing: no exam of its second half shows much, and the loss stays."""
+        late = [a.skill or 0.0 for r, a in seen if r.step >= history.last_step / 2]
+        long = history.last_step + 1 >= self.long and len(late) >= self.exams
+        return (
+            long
+            and going.moving is False
+            and max(late) <= self.once
+            and median(late) < self.little
         )
 
     def _lost(

@@ -53,6 +53,8 @@ class SaturatedOutput:
     wrong: float = 5.0
     """Times a constant answer's loss that confident and wrong answers have; and times
     1 / sqrt(fan-in) from which on the last weights are too large."""
+    learnt: float = 0.7
+    """Skill with which what stays of the loss does no harm."""
     rescaled: float = 3.3
     """Bits by which products after the last weights make the logits larger: ten times."""
     sure: float = -4.0
@@ -67,7 +69,7 @@ class SaturatedOutput:
         if not seen:
             return ()
         for look in (_saturated.out_of_reach, _saturated.below_zero, _saturated.never_no):
-            sight = look(seen, self.beyond) if (going.skill or 0.0) < 0.5 else None
+            sight = look(seen, self.beyond) if (going.skill or 0.0) < self.learnt else None
             if sight and (
                 found := self._found(sight, going, patient=not history.checkup, stubborn=True)
             ):
