@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Final
 
-from gradwatch.core.record import Parameter
+from gradwatch.core.record import Parameter, Record
 from gradwatch.core.stats import Stats
 
 FEWEST: Final = 16
@@ -37,6 +37,18 @@ def as_drawn(parameters: Iterable[Parameter]) -> bool:
             drawn = weight is not None and _drawn(weight, parameter.shape)
             sizes[drawn] += math.prod(parameter.shape)
     return sizes[True] > sizes[False]
+
+
+def as_torch_draws(record: Record, layers: Iterable[str]) -> bool:
+    """Whether the weights of most of these layers are what torch draws unless it is told to do
+    otherwise: a third of what keeps the variance of a signal."""
+    wanted = set(layers)
+    found = [
+        _uniform(p.weight, 1 / (3 * math.prod(p.shape[1:])))
+        for p in record.parameters
+        if len(p.shape) > 1 and p.weight is not None and p.name.rpartition(".")[0] in wanted
+    ]
+    return 2 * sum(found) > len(found)
 
 
 def _drawn(weight: Stats, shape: tuple[int, ...]) -> bool:

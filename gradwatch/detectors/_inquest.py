@@ -16,7 +16,7 @@ from typing import Final
 from gradwatch.core.finding import Cause
 from gradwatch.core.ledger import Entry
 from gradwatch.core.record import Record
-from gradwatch.detectors import _depth, _inputs, _norms, _sizes
+from gradwatch.detectors import _depth, _drawn, _inputs, _norms, _sizes
 from gradwatch.detectors._groups import SCALINGS, SIGMOIDS, STEEP, groups
 from gradwatch.detectors._sizes import TOO_LARGE
 
@@ -29,7 +29,9 @@ BORN: Final = 1.0
 MIN_SUM: Final = 3.0
 """Bits under which sums are what they are in any net with a pooling or an attention."""
 MANY: Final = 10
-"""Layers from which on it may be their number that matters."""
+"""Layers from which on it may be their number that matters ..."""
+SEVERAL: Final = 7
+"""... and with weights as torch draws them, of which each loses a bit: fewer lose 2 decades."""
 
 
 class Inquest:
@@ -47,6 +49,13 @@ class Inquest:
         first = _depth.trend(born)
         self.later = record is not born and (first is None or sign * first.drop > -BORN)
         """Whether it was not born so."""
+        self.by_size: set[str] = set()
+        """Causes that are a matter of the weights' size."""
+        weighted = _depth.names(self.found.weighted)
+        self.usual = (
+            sign < 0 and len(weighted) >= SEVERAL and _drawn.as_torch_draws(born, weighted)
+        )
+        """Whether so many layers are of the size that they have in any net, and lose by it."""
 
     def causes(self) -> tuple[Cause, ...]:
         """Return the causes with their shares, the largest first."""
@@ -225,7 +234,14 @@ class Inquest:
             rule = "He's" if self.found.rectifiers else "the signal-preserving"
             size = f"{factor:.3g} times larger" if factor > 1 else f"{1 / factor:.3g} times smaller"
             text += f": their weights are {size} than {rule} size"
-        return Cause("init", text + ".", layers, bits)
+        self.by_size.add("depth" if self.usual else "init")
+        if not self.usual:
+            return Cause("init", text + ".", layers, bits)
+        text += (
+            f", as torch draws them: what a few layers bear, {len(self.found.weighted)} in a row "
+            "do not, without norms or a way around them."
+        )
+        return Cause("depth", text, layers, bits)
 
     def _missing(self, gain: float) -> tuple[str, ...]:
         """The layers whose weights miss their size in the direction that is judged."""

@@ -85,7 +85,7 @@ def out_of_reach(seen: Sequence[Seen], beyond: float) -> Sight | None:
         f"`{last.layer.label}` gives {low:.0f} to {high:.0f}, and the targets are so far outside "
         f"of that that at least {stays:.0%} of the loss stays, whatever it gives",
         (last.layer.name,),
-        "loss",
+        "activation",
         f"The loss compares `{last.layer.label}` with targets out of its range: without it, or "
         "with targets that are scaled into its range, they can be reached.",
         {"left": stays, "error": answer.residual},
@@ -113,7 +113,7 @@ def below_zero(seen: Sequence[Seen], beyond: float) -> Sight | None:
         f"`{last.layer.label}` gives nothing below 0, and targets are: at least "
         f"{min(1.0, stays):.0%} of a constant answer's loss stays, whatever it gives",
         (last.layer.name,),
-        "loss",
+        "activation",
         f"The loss compares what `{last.layer.label}` gives with negative targets: without it, or "
         "with targets that are scaled into its range, they can be reached.",
         {"left": stays, "error": answer.residual},

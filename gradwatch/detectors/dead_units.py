@@ -12,7 +12,7 @@ from gradwatch.core.history import History
 from gradwatch.core.progress import progress
 from gradwatch.core.record import Call, Record
 from gradwatch.core.stats import Active
-from gradwatch.detectors import _depth, _groups, _inputs, _norms, _outcome
+from gradwatch.detectors import _depth, _drawn, _groups, _inputs, _inquest, _norms, _outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,13 @@ class DeadUnits:
             if before is not None and not _initialised(before):
                 text = f"`{before.layer.label}` before it is never positive."
                 return Cause("activation", text, layers, share=1.0)
+            weighted = tuple(c.layer.name for c in born.calls[: ends[-1]] if c.layer.weighted)
+            if len(weighted) >= _inquest.SEVERAL and _drawn.as_torch_draws(born, weighted):
+                text = (
+                    f"They were born dead behind {len(weighted)} layers with weights as torch "
+                    "draws them: what is left of the signal is smaller than their biases."
+                )
+                return Cause("depth", text, layers, share=1.0)
             text = "They were born dead: no sample ever reached them."
             return Cause("init", text, layers, share=1.0)
         if not self._thrown(history, since):

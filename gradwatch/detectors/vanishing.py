@@ -103,7 +103,7 @@ class VanishingGradient:
         if going.moving is None and takes_turns(history):
             steep = streak.trend.drop >= self.critical_decades
             return Severity.WARNING if steep else Severity.NOTE, f"{going.text}."
-        by_size = bool(causes) and causes[0].name == "init"
+        by_size = bool(causes) and causes[0].name in inquest.by_size
         grown = self._grown(streak)
         lasting = len(streak.records) >= self.critical_exams and streak.steps >= self.stuck_steps
         if lasting and streak.trend.drop >= self.critical_decades:
