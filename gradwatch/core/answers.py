@@ -22,6 +22,8 @@ MIRROR: Final = 1e-3
 """Relative difference of the spreads of outputs and implied targets up to which they are one."""
 WORST: Final = -0.5
 """Skill under which the assumption is more likely to be wrong than the answers."""
+FITTED: Final = 0.5
+"""Skill from which on targets that are implied may be the outputs themselves, of any other loss."""
 LESS: Final = 0.7
 """The usual factor (the mean over all entries) is taken unless another does so much better."""
 APART: Final = 1.05
@@ -43,7 +45,23 @@ def _answers(history: History) -> tuple[tuple[Record, Answer], ...]:
     if seen and all(record.loss is None for record in seen):
         return _untold(seen)
     factor = _common_factor(seen)
-    return tuple((record, read(record.output, record.loss, factor)) for record in seen)
+    found = tuple((record, read(record.output, record.loss, factor)) for record in seen)
+    unknown = sum(not answer.kind for _, answer in found)
+    return _with_surplus(seen) if found and unknown == len(found) else found
+
+
+def _with_surplus(records: Sequence[Record]) -> tuple[tuple[Record, Answer], ...]:
+    """Read answers of a loss of which something that does not come from the output is a part, as
+    of a penalty on the weights: it is more than the squared error alone would be."""
+    found = _untold(records)
+    less = all(
+        not answer.assumed or record.loss is None or answer.loss <= record.loss
+        for record, answer in found
+    )
+    skills = [answer.skill for _, answer in found if answer.skill is not None]
+    if less and skills and median(skills) < FITTED:
+        return found
+    return tuple((record, read(record.output, record.loss)) for record in records)
 
 
 def _untold(records: Sequence[Record]) -> tuple[tuple[Record, Answer], ...]:

@@ -139,6 +139,7 @@ def _fitting(got: dict[str, float], loss: float | None) -> str:
             _undecided(name, got, loss)
             if "flat" in name
             else _plausible(got[f"{name}_scale"], got[f"{name}_loss"], loss)
+            or _penalised(name, got, loss)
         )
     }
     inside = [error for name, error in errors.items() if name not in OUTSIDE]
@@ -162,6 +163,14 @@ def _undecided(name: str, got: dict[str, float], told: float | None) -> bool:
     if told is None:
         return name == "flat" and got["flat_scale"] > 0
     return abs(told / got[f"{name}_loss"] - 1) < FITS
+
+
+def _penalised(name: str, got: dict[str, float], told: float | None) -> bool:
+    """Whether the loss that was told may be the plain mean of this one, and something more that
+    does not come from the only output."""
+    only = got["call"] == 0 and got["outputs"] == 1
+    mean = abs(got[f"{name}_scale"] - 1) < EXACT
+    return only and mean and told is not None and got[f"{name}_loss"] < told < math.inf
 
 
 def _plausible(scale: float, value: float, told: float | None) -> bool:

@@ -12,7 +12,7 @@ from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import History
 from gradwatch.core.progress import progress
 from gradwatch.core.record import Record
-from gradwatch.detectors import _bonus, _ending, _outcome
+from gradwatch.detectors import _bonus, _ending, _outcome, _surplus
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,8 @@ class DrownedTask:
     with a thousandth of the gradient.
 
     A bonus for the entropy of a policy is a task, too: where the loss is next to nothing but that,
-    what the policy earns is drowned in it.
+    what the policy earns is drowned in it. So is a penalty that is most of the first losses, if
+    the steps have followed it alone.
 
     The loss as a whole falls meanwhile, so this is judged by the task.
     """
@@ -78,7 +79,7 @@ class DrownedTask:
             if (streak := self._drowned(heads, max(0.0, birth.get(name) or 0.0)))
         ]
         if not found:
-            return self._outweighed(history)
+            return self._outweighed(history) or self._penalised(history)
         worst = min(found, key=lambda streak: median(head.share for head in streak))
         head, records = worst[-1], tuple(head.record for head in worst)
         others = [h for h in exams[-1] if h.layer != head.layer]
@@ -140,6 +141,38 @@ class DrownedTask:
                 ),
                 f"Over {len(found.records)} exams; {going.text}.",
                 {"bonus": found.bonus, "advantage": found.advantage},
+            ),
+        )
+
+    def _penalised(self, history: History) -> tuple[Finding, ...]:
+        """Something that is added to the loss is all that the steps have followed."""
+        going = progress(history)
+        if not _outcome.learns_little(history, going) or (going.skill or 0.0) > self.enough:
+            return ()
+        found = _surplus.surplus(history)
+        if found is None:
+            return ()
+        nothing = (going.skill or 0.0) <= self.skill
+        return (
+            Finding(
+                self.name,
+                Severity.CRITICAL if nothing else Severity.WARNING,
+                f"{found.first:.0%} of the first losses did not come from the answers; the steps "
+                f"have taken {found.fell:.0%} of that away, and the answers are "
+                f"{max(0.0, going.skill or 0.0):.0%} of the way to the right ones",
+                (),
+                found.records[0].step,
+                found.records[-1].step,
+                (
+                    Cause(
+                        "loss",
+                        "A penalty (on weights, or on values inside of the net) is added that is "
+                        "larger than what the answers could win: give it a smaller factor.",
+                        share=1.0,
+                    ),
+                ),
+                f"Over {len(found.records)} exams; {going.text}.",
+                {"share": found.first, "fell": found.fell},
             ),
         )
 
