@@ -19,6 +19,8 @@ from gradwatch.core.record import NO_GRAD_INPUT, Call, Record, around
 LARGE: Final = 30.0
 """Root mean square from which inputs are large: one is what every initialisation assumes."""
 RECURRENT: Final = ("RNN", "LSTM", "GRU")
+JOINS: Final = ("cat", "concat", "concatenate", "stack", "hstack", "column_stack", "dstack")
+"""Operations that put one tensor beside another."""
 HUGE: Final = 300.0
 """... from which on it takes a norm behind the first layer to live with them."""
 FAINT: Final = 0.01
@@ -145,6 +147,8 @@ def _small_before(record: Record, position: int) -> bool:
     """Whether what all layers before have given is of ordinary size: something that is not comes
     from beside them, as a column that is joined to what an embedding gives."""
     outer = {*around(record.calls, record.calls[position])}
+    if not any(call.layer.kind in JOINS for call in record.calls[:position]):
+        return False
     sizes = [
         call.output.rms
         for i, call in enumerate(record.calls[:position])

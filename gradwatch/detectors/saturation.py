@@ -47,7 +47,8 @@ class SaturatedActivation:
             return ()
         if found := self._decided(history, going):
             return (found,)
-        if _outcome.learns(history, going):
+        some = going.skill is not None and history.last_step >= _outcome.LONG
+        if _outcome.learns(history, going) and not (some and (going.skill or 0.0) < self.much):
             return ()
         streak = _outcome.latest_streak(history, self._flat)
         born = () if streak else _outcome.first_streak(history, self._flat)

@@ -10,12 +10,14 @@ from typing import ClassVar, Final
 from gradwatch.core.answer import heads
 from gradwatch.core.finding import Cause, Finding, Severity
 from gradwatch.core.history import History
-from gradwatch.core.progress import progress
+from gradwatch.core.progress import progress, takes_turns
 from gradwatch.core.record import ZERO_GRADIENT, Call, Parameter, Record
 from gradwatch.detectors import _depth, _ending, _experts, _groups, _outcome
 
 PRODUCTS: Final = frozenset({"mul", "bmm", "mm", "baddbmm", "matmul", "linear", "Bilinear"})
 """Operations whose gradient is zero on both sides if both factors are."""
+CURVES: Final = ("exp", "exp2", "expm1", "erf", "pow", "square")
+"""Functions that are flat only far out."""
 CLAMPS: Final = frozenset({"clamp", "clamp_min", "clamp_max", "clip", "minimum", "maximum"})
 """Operations that have a derivative between their bounds only."""
 UNDERFLOW: Final = 1e-30
@@ -55,7 +57,7 @@ class ZeroGradient:
         names = _always_zero(records, once=history.checkup)
         names -= set(_unasked(latest, names))
         if not names:
-            return ()
+            return self._run_out(history)
         sizes = {p.name: math.prod(p.shape) for p in latest.parameters if p.trainable}
         share = sum(sizes.get(name, 0) for name in names) / max(1, sum(sizes.values()))
         stops = _stops(latest)
@@ -88,6 +90,37 @@ class ZeroGradient:
                 {"parameters": float(len(names)), "share": share},
             ),
         )
+
+
+    def _run_out(self, history: History) -> tuple[Finding, ...]:
+        """The loss is not small, and has stopped to say in what direction it falls."""
+        going = progress(history)
+        streak = _outcome.latest_streak(history, _none_left)
+        if not _outcome.lasting(streak) or going.moving is not False or going.skill is not None:
+            return ()
+        if takes_turns(history) or not all((r.loss or 0.0) > 0 for r in streak):
+            return ()
+        text = "No answer is near enough, or far enough, for the loss to have a slope there."
+        return (
+            Finding(
+                self.name,
+                Severity.CRITICAL,
+                f"the loss is {streak[-1].loss:.4g}, and its gradient has been exactly zero in the "
+                f"latest {len(streak)} exams",
+                (),
+                streak[0].step,
+                streak[-1].step,
+                (Cause("loss", text, share=1.0),),
+                f"No rounding makes an exact zero; {going.text}.",
+                {"parameters": float(len(streak[-1].parameters)), "share": 1.0},
+            ),
+        )
+
+
+def _none_left(record: Record) -> bool:
+    """Whether the loss sends no gradient at all, though it is there."""
+    outer = [c.grad_output for c in record.calls if c.parent is None and c.grad_output is not None]
+    return bool(outer) and not any(gradient.squares for gradient in outer)
 
 
 def _times(records: Sequence[Record]) -> str:
@@ -200,6 +233,9 @@ def _cause(record: Record, stops: Sequence[Call], inner: tuple[str, ...]) -> Cau
         if kind in CLAMPS:
             text = f"All that `{call.layer.label}` is given is beyond its bounds, where it is flat."
             return Cause("activation", text, where, share=1.0)
+        if kind in CURVES:
+            text = f"`{call.layer.label}` ({kind}) is given values so large that it is flat there."
+            return Cause("data-scale", text, where, share=1.0)
         return Cause(
             "disconnection",
             f"`{call.layer.label}` ({kind}) has a derivative of zero everywhere: nothing comes "
