@@ -49,6 +49,8 @@ class BroadcastTargets:
     """Part of the loss that the outputs do not explain, at least."""
     same: float = 1e-3
     """Relative difference up to which what they do not explain is always the same."""
+    one_sided: float = 0.5
+    """Mean of the gradient, over its root mean square, from which on it has mostly one sign."""
     steps: int = 40
     """Steps that it must have lasted to be critical though the loss falls."""
 
@@ -77,7 +79,7 @@ class BroadcastTargets:
             one_size = len({target.samples for target in targets}) == 1
             # That the loss falls to that of the median does not speak against it.
             shown = not going.moving or sum(t.shape == "rising" for t in targets) >= self.many
-            found = one_size and shown and self._changes(targets)
+            found = one_size and shown and self._changes(targets) and self._both_signs(seen)
         records = tuple(record for record, _ in seen)
         if going.moving and going.begin > 0 and going.fall >= self.fallen * going.begin:
             return ()
@@ -119,6 +121,12 @@ class BroadcastTargets:
         middle = median(values)
         apart = median(abs(value - middle) for value in values)
         return apart > self.varies * max(size, FITS * abs(middle))
+
+    def _both_signs(self, seen: Sequence[tuple[Record, Target]]) -> bool:
+        """Whether some outputs are too high and some too low for the common target: the slope of a
+        logistic loss has one sign, and its target is never reached."""
+        pulls = [abs(r.answer.pull) for r, _ in seen[-self.exams :] if r.answer is not None]
+        return bool(pulls) and median(pulls) < self.one_sided
 
     def _unexplained(self, targets: Sequence[Target]) -> bool:
         return all(target.excess > self.excess * target.loss for target in targets)

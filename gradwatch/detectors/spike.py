@@ -55,6 +55,9 @@ class GradientSpike:
     lasting: int = 20
     """Steps after the last harmful one before it can be critical."""
 
+    nothing: float = 1e-3
+    """Part of the first loss under which all is learnt: whatever it rises to there does no harm."""
+
     def __call__(self, history: History) -> tuple[Finding, ...]:
         """Judge every step that is kept against those before it."""
         pulses = [p for p in history.pulses if p.loss_known]
@@ -108,6 +111,8 @@ class GradientSpike:
         if not after.size or before <= 0:
             return False
         middle, learnt = float(np.median(after)), float(losses[0]) - before
+        if middle < self.nothing * losses[0]:
+            return False
         if not middle <= self.harm * before:
             return True
         return learnt > self.learnt * before and middle > before + self.all * learnt
