@@ -27,7 +27,8 @@ def frozen(name: str, history: History, going: Progress) -> tuple[Finding, ...]:
         return ()
     layers = _body(latest)
     drawn = as_drawn(p for p in history.records[0].parameters if not p.trainable)
-    if not _outcome.worthless(going) and not (drawn and _outcome.learns_little(history, going)):
+    little = drawn and _narrows(latest, layers) and _outcome.learns_little(history, going)
+    if not _outcome.worthless(going) and not little:
         return ()
     sizes = {p.name: math.prod(p.shape) for p in latest.parameters}
     frozen = [p.name for p in latest.parameters if not p.trainable]
@@ -54,6 +55,14 @@ def frozen(name: str, history: History, going: Progress) -> tuple[Finding, ...]:
             {"parameters": float(len(frozen)), "share": share},
         ),
     )
+
+
+def _narrows(record: Record, layers: tuple[str, ...]) -> bool:
+    """Whether the last of these layers gives fewer numbers than the first: random features that are
+    meant are many (Rahimi & Recht 2007)."""
+    outputs = {c.layer.name: c.output for c in record.calls if c.layer.name in layers}
+    counts = [output.count for name in layers if (output := outputs.get(name)) is not None]
+    return bool(counts) and counts[-1] < counts[0]
 
 
 def _body(record: Record) -> tuple[str, ...]:

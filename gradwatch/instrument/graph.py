@@ -118,6 +118,10 @@ def version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else int(tensor._version)
 
 
+MAX_VIEWS: Final = 16
+"""Views of views that are followed."""
+
+
 def base_edge(tensor: Tensor) -> Edge | None:
     """Return the edge of what this tensor is a whole view of; None where it is no such view.
 
@@ -128,6 +132,16 @@ def base_edge(tensor: Tensor) -> Edge | None:
     if base is None or base.grad_fn is None or base.numel() != tensor.numel():
         return None
     return base.grad_fn, base.output_nr
+
+
+def way(edge: Edge, base: Edge) -> set[Node]:
+    """Return the nodes of the views from an edge down to its base, the edge's own first."""
+    found: set[Node] = set()
+    at: Node | None = edge[0]
+    while at is not None and at is not base[0] and len(found) < MAX_VIEWS:
+        found.add(at)
+        at = at.next_functions[0][0] if at.next_functions else None
+    return found
 
 
 def number(node: Node) -> int:

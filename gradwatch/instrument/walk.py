@@ -14,8 +14,11 @@ from gradwatch.instrument.seen import Pass, Seen
 def arriving(edge: Edge, seen: Seen, sources: Mapping[Edge, set[Node]]) -> Edge:
     """Return the edge itself, or its base's where only that one gets the gradient."""
     base = seen.bases.get(edge)
-    orphaned = base is not None and edge not in sources and sources.get(base, set()) - {edge[0]}
-    return base if base is not None and orphaned else edge
+    if base is None or edge in sources:
+        return edge
+    # A view of a view (`squeeze` on what a Linear gives of a 3-D input) reaches its base through
+    # the other one: what is not on this way has taken the place of the orphaned view.
+    return base if sources.get(base, set()) - graph.way(edge, base) else edge
 
 
 def owners(nodes: list[Node], calls: list[Seen]) -> dict[Node, Seen | None]:
