@@ -89,7 +89,7 @@ def test_a_deep_relu_net_with_pytorchs_own_initialisation_does_not_train() -> No
     result = trainability(mlp(30, nn.ReLU), CROSS_ENTROPY, first(digit_vectors), steps=STEPS)
     assert not result.trained
     finding = result.report.finding("vanishing-gradient")
-    assert finding is not None and finding.cause == "init"
+    assert finding is not None and finding.cause == "depth"
 
 
 HEALTHY: dict[str, tuple[Callable[[], nn.Module], nn.Module, Callable[[], Batch]]] = {

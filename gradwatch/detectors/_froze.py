@@ -32,8 +32,8 @@ def froze(name: str, history: History, going: Progress) -> tuple[Finding, ...]:
     trained = {name for name, times in seen.items() if times >= _outcome.LASTING_EXAMS}
     names = trained.difference(*(_trained(record) for record in since))
     lost = [p for p in latest.parameters if p.name in names]
-    share = sum(math.prod(p.shape) for p in lost)
-    share /= max(1, sum(math.prod(p.shape) for p in latest.parameters))
+    whole = sum(math.prod(p.shape) for p in latest.parameters)
+    share = sum(math.prod(p.shape) for p in lost) / max(1, whole)
     if share < SHARE or len(names) == len(trained):
         return ()
     last = max(record.step for record in history if names & _trained(record))

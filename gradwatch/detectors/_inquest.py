@@ -52,9 +52,7 @@ class Inquest:
         self.by_size: set[str] = set()
         """Causes that are a matter of the weights' size."""
         weighted = _depth.names(self.found.weighted)
-        self.usual = (
-            sign < 0 and len(weighted) >= SEVERAL and _drawn.as_torch_draws(born, weighted)
-        )
+        self.usual = sign < 0 and len(weighted) >= SEVERAL and _drawn.as_torch_draws(born, weighted)
         """Whether so many layers are of the size that they have in any net, and lose by it."""
 
     def causes(self) -> tuple[Cause, ...]:
@@ -238,8 +236,8 @@ class Inquest:
         if not self.usual:
             return Cause("init", text + ".", layers, bits)
         text += (
-            f", as torch draws them: what a few layers bear, {len(self.found.weighted)} in a row "
-            "do not, without norms or a way around them."
+            f", as torch draws them: a few layers can bear that, {len(self.found.weighted)} in a "
+            "row cannot, without norms or a way around them."
         )
         return Cause("depth", text, layers, bits)
 

@@ -69,6 +69,7 @@ def left(record: Record, answer: Answer) -> float | None:
 
 def out_of_reach(seen: Sequence[Seen], beyond: float) -> Sight | None:
     """The targets are so far outside of the function's range that most of the loss stays."""
+
     def bad(one: Seen) -> bool | None:
         stays = left(*one)
         return None if stays is None else stays >= beyond

@@ -125,8 +125,8 @@ class BroadcastTargets:
     def _both_signs(self, seen: Sequence[tuple[Record, Target]]) -> bool:
         """Whether some outputs are too high and some too low for the common target: the slope of a
         logistic loss has one sign, and its target is never reached."""
-        pulls = [abs(r.answer.pull) for r, _ in seen[-self.exams :] if r.answer is not None]
-        return bool(pulls) and median(pulls) < self.one_sided
+        pulls = [abs(r.answer.pull) for r, _ in seen if r.answer is not None]
+        return min(pulls, default=1.0) < self.one_sided
 
     def _unexplained(self, targets: Sequence[Target]) -> bool:
         return all(target.excess > self.excess * target.loss for target in targets)

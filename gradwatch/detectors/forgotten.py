@@ -72,9 +72,13 @@ class ForgottenParameters:
             and history.losses()[0].size  # without, who is done looks like one that is stuck
         ):
             severity = Severity.CRITICAL
-        elif not harmless and share >= self.part and (
-            _outcome.worthless(going)
-            or (as_drawn(forgotten) and _outcome.learns_little(history, going))
+        elif (
+            not harmless
+            and share >= self.part
+            and (
+                _outcome.worthless(going)
+                or (as_drawn(forgotten) and _outcome.learns_little(history, going))
+            )
         ):
             severity = Severity.WARNING  # perhaps meant so, and nothing (or little) comes of it
         else:

@@ -118,10 +118,7 @@ class LearnsNothing:
         late = [a.skill or 0.0 for r, a in seen if r.step >= history.last_step / 2]
         long = history.last_step + 1 >= self.long and len(late) >= self.exams
         return (
-            long
-            and going.moving is False
-            and max(late) <= self.once
-            and median(late) < self.little
+            long and going.moving is False and max(late) <= self.once and median(late) < self.little
         )
 
     def _lost(

@@ -155,13 +155,14 @@ class SquashedLogits:
         latest = streak[-3:]
         if not _outcome.lasting([record for record, _, _ in streak]):
             return False
-        if all(self._ends_at(a, self._floor(a, s.width)) for _, a, s in latest if s.fixed):
-            return latest[-1][2].fixed
+        fixed = latest[-1][2].fixed
+        if fixed and all(self._ends_at(a, self._floor(a, s.width)) for _, a, s in latest):
+            return True
         if self._rises(streak):
             return False
         if all(self._floor(a, s.width) < self.floor * a.constant for _, a, s in latest):
             return False
-        if not latest[-1][2].fixed:
+        if not fixed:
             return going.moving is False
         return self._pressing(latest)
 

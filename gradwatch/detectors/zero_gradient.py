@@ -91,7 +91,6 @@ class ZeroGradient:
             ),
         )
 
-
     def _run_out(self, history: History) -> tuple[Finding, ...]:
         """The loss is not small, and has stopped to say in what direction it falls."""
         going = progress(history)

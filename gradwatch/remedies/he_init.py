@@ -41,19 +41,24 @@ class HeInit:
     @property
     def treats(self) -> frozenset[tuple[str, str]]:
         """The (finding, cause) pairs it answers."""
+        # Weights as torch draws them are too much for many layers, and these for more of them.
+        depth = {(finding, "depth") for finding in ("vanishing-gradient", "dead-units")}
         return frozenset(
-            (finding, "init")
-            for finding in (
-                "vanishing-gradient",
-                "exploding-gradient",
-                "non-finite",
-                "signal-scale",
-                "dead-units",
-                "symmetric-units",
-                "zero-gradient",
-                "learns-nothing",
-                "constant-output",
-            )
+            depth
+            | {
+                (finding, "init")
+                for finding in (
+                    "vanishing-gradient",
+                    "exploding-gradient",
+                    "non-finite",
+                    "signal-scale",
+                    "dead-units",
+                    "symmetric-units",
+                    "zero-gradient",
+                    "learns-nothing",
+                    "constant-output",
+                )
+            }
         )
 
     def prescribe(self, finding: Finding, record: Record) -> Prescription:

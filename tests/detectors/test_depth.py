@@ -124,7 +124,7 @@ SICK = {
         "vanishing-gradient",
         "activation",
     ),
-    "default weights": (lambda: chain(16, nn.ReLU), "vanishing-gradient", "init"),
+    "default weights": (lambda: chain(16, nn.ReLU), "vanishing-gradient", "depth"),
     "small weights": (
         lambda: drawn(chain(6, nn.Tanh), lambda w: nn.init.normal_(w, 0, 0.01)),
         "signal-scale",

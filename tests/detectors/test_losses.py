@@ -181,12 +181,12 @@ def test_a_temperature_of_distillation(temperature: float, squared: bool) -> Non
 @pytest.mark.parametrize("kind", [F.mse_loss, F.l1_loss])
 def test_negative_targets_of_what_is_never_negative(end: nn.Module, kind: Loss) -> None:
     history = trained(net(1, end), lambda y, t: kind(y[:, 0], t - 5))
-    assert said(history)["saturated-output"] == CRITICAL
+    assert said(history)["saturated-output"] == (Severity.CRITICAL, "activation")
 
 
 def test_targets_that_are_negative_in_part() -> None:
     found = said(trained(net(1, nn.ReLU()), lambda y, t: F.mse_loss(y[:, 0], t - 1), steps=160))
-    assert found["saturated-output"][1] == "loss"
+    assert found["saturated-output"][1] == "activation"
 
 
 @pytest.mark.parametrize("end", [nn.Softplus(), nn.ReLU()])

@@ -147,7 +147,7 @@ def test_so_is_one_outside_of_the_model() -> None:
 @pytest.mark.parametrize("loss_fn", [F.mse_loss, F.l1_loss])
 def test_targets_out_of_a_tanhs_range_are_out_of_reach(loss_fn: Any) -> None:
     history = trained(net(1, nn.Tanh()), lambda y, t: loss_fn(y[:, 0], 30.0 * t - 45), steps=60)
-    assert said(history)["saturated-output"] == (Severity.CRITICAL, "loss")
+    assert said(history)["saturated-output"] == (Severity.CRITICAL, "activation")
 
 
 # --- targets -------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ def found(name: str, finding: str) -> Finding:
         ("sigmoid-mlp", "activation", "1"),
         ("functional-sigmoid-mlp", "activation", ":sigmoid#0"),
         ("small-tanh-mlp", "init", "2"),
-        ("default-relu-mlp", "init", "2"),
+        ("default-relu-mlp", "depth", "2"),
         ("large-tanh-mlp", "init", "2"),
     ],
 )
@@ -95,7 +95,7 @@ def test_what_is_prescribed_answers_the_main_cause_first() -> None:
     [
         ("sigmoid-mlp", "vanishing-gradient", "activation"),
         ("small-tanh-mlp", "signal-scale", "init"),
-        ("default-relu-mlp", "vanishing-gradient", "init"),
+        ("default-relu-mlp", "vanishing-gradient", "depth"),
         ("large-tanh-mlp", "saturated-activation", "init"),
         ("large-relu-mlp", "signal-scale", "init"),
         ("high-learning-rate", "oversized-updates", "learning-rate"),
