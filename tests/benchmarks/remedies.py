@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -233,7 +234,10 @@ def _work(module: str | None, name: str) -> Row | None:
     try:
         return measure(corpus(module)[name])
     except Exception as error:
-        raise RuntimeError(f"{name} cannot be measured: {error!r}") from error
+        if module is None:
+            raise RuntimeError(f"{name} cannot be measured: {error!r}") from error
+        print(f"{name} cannot be measured, and is left out: {error!r}", file=sys.stderr, flush=True)
+        return None
 
 
 def run_all(cases: Mapping[str, Case], module: str | None = None) -> list[Row]:
