@@ -92,7 +92,7 @@ def confident(
         why = f"The logits are made {2.0**bits:.3g} times larger in `{where[-1]}`."
     elif last is not None and (
         # At birth, half of what trained nets reach is too sure already.
-        times > wrong if times is not None else answer.rms >= large / 2
+        answer.rms >= large / 2 if times is None else times > wrong or answer.rms >= HUGE
     ):
         cause, layers = "init", (last.layer.name,)
         much = "too large" if times is None else f"{times:.3g} times larger than 1 / sqrt(fan-in)"

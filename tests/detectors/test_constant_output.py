@@ -82,6 +82,21 @@ def test_what_differs_is_left_in_peace(model: nn.Module) -> None:
     assert watched(model) == ()
 
 
+def test_a_norm_over_the_only_feature_of_the_input() -> None:
+    """The first layer: none before it tells the samples apart, and none can behind it."""
+
+    class First(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.rest = nn.LayerNorm(1), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.rest(self.norm(x[..., None])[..., 0])  # type: ignore[no-any-return]
+
+    (found,) = watched(First())
+    assert (found.cause, found.layers) == ("normalisation", ("norm",))
+
+
 def test_a_check_up_is_told_of_norms_only() -> None:
     x, y = torch.randn(32, 8), torch.randint(0, 4, (32,))
     names = {

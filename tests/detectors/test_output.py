@@ -177,6 +177,35 @@ def test_targets_in_other_units(scale: float) -> None:
     assert (finding.severity, finding.cause) == (Severity.CRITICAL, "data-scale")
 
 
+def test_targets_far_from_zero_that_are_reached_but_for_what_tells_them_apart() -> None:
+    def far(output: Tensor, targets: Tensor) -> Tensor:
+        return F.mse_loss(output, targets + 300)
+
+    history = trained(net(1), far, steps=400, rate=1e-2, data=regression(1.0))
+    assert said(history)["unscaled-targets"][1] == "data-scale"
+    history = trained(net(1), F.mse_loss, steps=400, rate=1e-2, data=regression(1.0))
+    assert said(history) == {}
+
+
+def test_a_sigmoid_before_the_cross_entropy_that_has_come_down_to_its_floor() -> None:
+    history = trained(net(4, nn.Sigmoid()), F.cross_entropy, steps=300)
+    floor = math.log1p(3 * math.exp(-1))  # three wrong classes at 0, the right one at 1
+    finding = next(iter(SquashedLogits()(history)))
+    assert (finding.severity, finding.cause) == (Severity.WARNING, "loss")
+    assert finding.numbers["floor"] == pytest.approx(floor)
+    assert finding.numbers["loss"] < 1.1 * floor
+
+
+def test_weights_from_zero_to_one_are_named_however_far_the_loss_has_come_down() -> None:
+    model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
+    model.append(nn.Linear(64, 4))
+    for parameter in model.parameters():
+        nn.init.uniform_(parameter)
+    history = trained(model, lambda y, t: F.cross_entropy(y, torch.randint_like(t, 4)), steps=160)
+    (finding,) = SaturatedOutput()(history)
+    assert (finding.cause, finding.since) == ("init", 0)
+
+
 # --- zeros ---------------------------------------------------------------------------------------
 
 
