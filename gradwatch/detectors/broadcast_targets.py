@@ -50,9 +50,10 @@ class BroadcastTargets:
     same: float = 1e-3
     """Relative difference up to which what they do not explain is always the same."""
     one_sided: float = 0.5
-    """Mean of the gradient, over its root mean square, from which on it has mostly one sign."""
+    """Mean of the gradient, over its root mean square, that it does not have in all exams: that of
+    a logistic loss, whose slope has one sign, is 0.5 and more."""
     steps: int = 40
-    """Steps that it must have lasted to be critical though the loss falls."""
+    """Steps that it must have lasted to be critical."""
 
     fallen: float = 0.9
     """Part of the loss that is gone where nobody can speak of a mean that is all that is learnt."""
@@ -86,7 +87,7 @@ class BroadcastTargets:
         if not found or not _outcome.lasting(records):
             return ()
         long = records[-1].step - records[0].step >= self.steps
-        stuck = going.moving is False or (long and bool(known))
+        stuck = long and (going.moving is False or bool(known))
         affine = all(target.shape == "affine" for target in targets)
         what = "mean" if affine else "median"
         summary = "the loss compares each output with the targets of all samples of the batch"
