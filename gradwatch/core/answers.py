@@ -46,22 +46,22 @@ def _answers(history: History) -> tuple[tuple[Record, Answer], ...]:
         return _untold(seen)
     factor = _common_factor(seen)
     found = tuple((record, read(record.output, record.loss, factor)) for record in seen)
-    unknown = sum(not answer.kind for _, answer in found)
-    return _with_surplus(seen) if found and unknown == len(found) else found
+    if not found or any(answer.kind for _, answer in found):
+        return found
+    return _with_surplus(seen) or found
 
 
 def _with_surplus(records: Sequence[Record]) -> tuple[tuple[Record, Answer], ...]:
     """Read answers of a loss of which something that does not come from the output is a part, as
-    of a penalty on the weights: it is more than the squared error alone would be."""
+    of a penalty on the weights: it is more than the squared error alone would be. Returns none if
+    that is not so."""
     found = _untold(records)
     less = all(
         not answer.assumed or record.loss is None or answer.loss <= record.loss
         for record, answer in found
     )
     skills = [answer.skill for _, answer in found if answer.skill is not None]
-    if less and skills and median(skills) < FITTED:
-        return found
-    return tuple((record, read(record.output, record.loss)) for record in records)
+    return found if less and skills and median(skills) < FITTED else ()
 
 
 def _untold(records: Sequence[Record]) -> tuple[tuple[Record, Answer], ...]:

@@ -8,6 +8,7 @@ from typing import Final
 
 from gradwatch.core.record import Parameter, Record
 from gradwatch.core.stats import Stats
+from gradwatch.detectors._outcome import owner
 
 FEWEST: Final = 16
 """Elements that tell torch's own distribution ..."""
@@ -46,7 +47,7 @@ def as_torch_draws(record: Record, layers: Iterable[str]) -> bool:
     found = [
         _uniform(p.weight, 1 / (3 * math.prod(p.shape[1:])))
         for p in record.parameters
-        if len(p.shape) > 1 and p.weight is not None and p.name.rpartition(".")[0] in wanted
+        if len(p.shape) > 1 and p.weight is not None and owner(p) in wanted
     ]
     return 2 * sum(found) > len(found)
 
